@@ -38,7 +38,7 @@ from jepa_runtime.bundle import Bundle
 from jepa_runtime.commands import count
 from jepa_runtime.control import ControllerConfig
 from jepa_runtime.errors import JepaRuntimeError, UpdateError
-from jepa_runtime.model import WorldModel
+from jepa_runtime.model import EncoderCache, WorldModel
 from jepa_runtime.ota import Budgets
 from jepa_runtime.ota.gate import GOOD, WORSE, PairedTest, ShadowTest, Verdict
 from jepa_runtime.util import MIN_SAMPLES, atomic_files, confidence_interval, resampled_means, wilson
@@ -101,6 +101,15 @@ class CachedModel:
         self._encoded: tuple[Any, Any] = None, None
         self._scored: tuple[Any, float] = None, 0.0
 
+    def create_cache(self) -> EncoderCache | None:
+        """See :meth:`WorldModel.create_cache`."""
+        return self.model.create_cache()
+
+    def encode_clip(self, images: Sequence[NDArray[np.uint8]], *_: Any) -> NDArray[np.float32]:
+        """See :meth:`WorldModel.encode_clip`, for a model that reads single images."""
+        (frame,) = images
+        return self.encode(frame)
+
     def encode(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :meth:`WorldModel.encode`."""
         if self._encoder is not None:
@@ -109,10 +118,11 @@ class CachedModel:
             self._encoded = frame, self.model.encode(frame)
         return self._encoded[1]
 
-    def surprise(self, *known: Any) -> float:
+    def surprise(self, *known: Any, history_states: None = None) -> float:
         """See :meth:`WorldModel.surprise`; the arrived latent, last of ``known``, identifies the frame."""
         if known[-1] is not self._scored[0]:
-            self._scored = known[-1], self.model.surprise(*known)
+            score = self.model.surprise(*known, history_states=history_states)
+            self._scored = known[-1], score
         return self._scored[1]
 
 

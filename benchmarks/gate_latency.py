@@ -52,16 +52,19 @@ class Slower:
         self.bundle, self.manifest, self.num_samples = model.bundle, model.manifest, model.num_samples
         self._model, self._factor = model, factor
 
+    def create_cache(self) -> None:
+        """Return no cache: the encoder reads single images."""
+
     def encode(self, frame: NDArray[np.uint8]) -> None:
         """Encode a frame."""
         began = time.thread_time()
         self._model.encode(frame)
         self._compute_on(began)
 
-    def predict(self, actions: NDArray[np.float32]) -> None:
+    def predict(self, actions: NDArray[np.float32], *, history_states: None) -> None:
         """Predict the futures of actions."""
         began = time.thread_time()
-        self._model.predict(actions)
+        self._model.predict(actions, history_states=history_states)
         self._compute_on(began)
 
     def _compute_on(self, began: float) -> None:

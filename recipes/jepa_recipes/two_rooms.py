@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jepa_export.training.recipes import TrainingRecipe
 from jepa_recipes.two_token.train_options import add_episodes_argument
-from jepa_runtime.commands import UsageError
+from jepa_runtime.commands import UsageError, bundle_location
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--predictor-of",
-        type=Path,
+        type=bundle_location,
         metavar="BUNDLE",
         help="train only a smaller predictor, on the encoder of this bundle and from its rollouts",
     )

@@ -31,6 +31,7 @@ from jepa_runtime.ota.gate import probe as probing
 from jepa_runtime.ota.gate.latency_budget import Comparison, Cost
 from jepa_runtime.ota.gate.probe import CHILD, Answer, ProbeLimits, ProbeReport, parse_outcome, probe
 from jepa_runtime.ota.release import Budgets
+from tests.bundles import make_arm_bundle
 from tests.errors import code
 from tests.ota.robots import settings
 
@@ -180,7 +181,7 @@ def test_probe_uses_the_fastest_round_without_warm_up_and_other_load(
 
     monkeypatch.setattr(probe_process, "golden_parity", lambda *_, **__: [])
     monkeypatch.setattr(WorldModel, "encode", lambda *_: passes(next(took_s)))
-    monkeypatch.setattr(WorldModel, "predict", lambda *_: passes(0.001))
+    monkeypatch.setattr(WorldModel, "predict", lambda *_, **__: passes(0.001))
     clocks = {"perf_counter": lambda: now, "monotonic": lambda: now}
     used = {"thread_time": lambda: now / 2, "process_time": lambda: now / 2}
     monkeypatch.setattr(probe_process, "time", SimpleNamespace(**clocks, **used))
@@ -242,12 +243,17 @@ def test_wall_time_is_the_cost_with_other_threads(toy_bundle: Path) -> None:
 
         def create_cache(self) -> None: ...
 
-        def predict(self, _: object) -> None: ...
+        def predict(self, _: object, *, history_states: None) -> None: ...
 
     with WorldModel.open(toy_bundle, allow_untrained=True) as model:
         timing = probe_process.time_frames([Elsewhere(model)], by_clock=False)  # type: ignore[list-item]
         assert timing.by_clock and (timing.cost == timing.clock).all()
         assert not probe_process.time_frames([model], by_clock=False).by_clock
+
+
+def test_frames_of_a_model_that_reads_the_state_are_timed(tmp_path: Path) -> None:
+    with WorldModel.open(make_arm_bundle(tmp_path / "arm"), allow_untrained=True) as model:
+        assert (probe_process.time_frames([model], by_clock=True).cost > 0).all()
 
 
 @pytest.fixture

@@ -68,6 +68,9 @@ class PoseModel:
         self.timings = dict.fromkeys(("preprocess", "encode", "predict", "energy", "relative_pose"), 0.0)
         self.device_timings: dict[str, float] = {}
 
+    def create_cache(self) -> None:
+        """The encoder is not causal."""
+
     def encode(self, frame: NDArray[np.uint8]) -> Floats:
         # The camera rounds down.
         levels = frame.reshape(4, -1).mean(axis=1) + 0.5

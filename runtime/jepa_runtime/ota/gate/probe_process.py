@@ -27,6 +27,7 @@ from jepa_runtime.backends.registry import split_engine
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import JepaRuntimeError, ReleaseRejectedError
 from jepa_runtime.model.parity import golden_parity
+from jepa_runtime.model.rollouts import zero_states
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.ota.gate import landlock, seccomp
 from jepa_runtime.ota.gate.latency_budget import Comparison, Floats, compare, cost_of
@@ -175,6 +176,7 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
             one,
             one.bundle.golden().frames,
             default_candidates(one.manifest, one.num_samples),
+            zero_states(one.manifest),
             one.create_cache(),
         )
         for one in models
@@ -182,7 +184,7 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
     times = np.empty((len(models), 2, _ROUNDS, _BLOCKS, _FRAMES))
 
     def run(which: int, count: int) -> Floats:
-        model, frames, actions, cache = inputs[which]
+        model, frames, actions, states, cache = inputs[which]
         samples = []
         for index in range(count):
             # Time of the thread: under RLIMIT_CPU, that of the process advances only with the scheduler tick.
@@ -191,7 +193,7 @@ def time_frames(models: Sequence[WorldModel], *, by_clock: bool) -> Timing:
                 model.encode(frames[index % len(frames)])
             else:
                 model.encode_clip(frames[index % len(frames)], cache, index)
-            model.predict(actions)
+            model.predict(actions, history_states=states)
             samples.append((time.perf_counter() - clock, time.thread_time() - own))
         return np.asarray(np.transpose(samples), np.float64)
 
