@@ -50,7 +50,7 @@ FLOORS = (
     "random, stops by true pose", "straight by true pose", "odometry only", "behavior cloning",
     "shortest path by true pose",
 )  # fmt: skip
-LEVEL_NAMES = ("L0", "L1", "L2", "L2-tour", "L3", "TR", "TR-back")
+LEVEL_NAMES = ("L0", "L1", "L2", "L2-tour", "L2-survey", "L3", "L3-survey", "TR", "TR-back")
 SIZES = ((72, 96), (288, 384))
 _MEASURED_S = 1.0
 

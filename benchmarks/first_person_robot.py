@@ -22,7 +22,17 @@ from jepa_runtime.model import WorldModel, runnable_precisions
 from jepa_runtime.telemetry import cpu_info
 
 # Goals of the levels, and of a reduced precision compared with fp32.
-GOALS = {"L0": 0.95, "L1": 0.8, "L2": 0.6, "L2-tour": 0.6, "L3": 0.6, "TR": 0.95, "TR-back": 0.95}
+GOALS = {
+    "L0": 0.95,
+    "L1": 0.8,
+    "L2": 0.6,
+    "L2-tour": 0.6,
+    "L2-survey": 0.6,
+    "L3": 0.6,
+    "L3-survey": 0.6,
+    "TR": 0.95,
+    "TR-back": 0.95,
+}
 MIN_RATIO = 0.98
 REACHED, WRONG_PLACE, TIMEOUT = "reached", "wrong place", "timeout"
 # Values of a drive in the report.

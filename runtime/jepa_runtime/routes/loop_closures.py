@@ -162,68 +162,82 @@ class LoopClosureConfig:
     std_factor: float = 2.0
 
 
-def find_loop_closures(
-    latents: Floats,
-    times_s: NDArray[np.float64],
-    odometry: Pose,
-    poses: Pose,
-    reader: PoseReader,
-    config: LoopClosureConfig,
-) -> list[Measurement]:
-    """Return the loop closures of a tour.
+class LoopClosureFinder:
+    """Finds the loop closures of a tour. Each pair of key frames is read once, however often it is asked.
 
     Args:
         latents: Latents of the key frames [N, T, D].
         times_s: Their times [N].
         odometry: Their poses by odometry [N, 3].
-        poses: Their poses as they are known so far [N, 3].
         reader: What reads poses.
         config: Settings.
     """
-    readings = _readings(latents, _candidates(times_s, poses, config), reader, config)
-    return [
-        Measurement(
-            first,
-            second,
-            found[:3],
-            config.std_factor * max(found[3], config.reading.tolerance_m / 2),
-            config.std_factor * max(found[4], config.reading.tolerance_rad / 2),
-        )
-        for (first, second), found in readings.items()
-        if _is_confirmed(first, second, readings, odometry, config.reading)
-        and math.hypot(found[0], found[1]) <= config.max_closure_m
-    ]
+
+    def __init__(
+        self,
+        latents: Floats,
+        times_s: NDArray[np.float64],
+        odometry: Pose,
+        reader: PoseReader,
+        config: LoopClosureConfig,
+    ) -> None:
+        self._latents, self._times_s, self._odometry = latents, times_s, odometry
+        self._reader, self._config = reader, config
+        # By first and second key frame: the reading if it is certain and the same in both directions.
+        self._readings: dict[tuple[int, int], Pose | None] = {}
+
+    def find(self, poses: Pose, *, within_s: float = math.inf) -> list[Measurement]:
+        """Return the loop closures.
+
+        Args:
+            poses: Poses of the key frames as they are known so far [N, 3].
+            within_s: Longest time between the key frames of a loop closure.
+        """
+        config, readings = self._config, dict[tuple[int, int], Pose]()
+        for second, firsts in enumerate(_candidates(self._times_s, poses, config, within_s)):
+            self._read([first for first in firsts if (first, second) not in self._readings], second)
+            for first in firsts:
+                reading = self._readings[first, second]
+                if reading is not None:
+                    readings[first, second] = reading
+        return [
+            Measurement(
+                first,
+                second,
+                found[:3],
+                config.std_factor * max(found[3], config.reading.tolerance_m / 2),
+                config.std_factor * max(found[4], config.reading.tolerance_rad / 2),
+            )
+            for (first, second), found in readings.items()
+            if _is_confirmed(first, second, readings, self._odometry, config.reading)
+            and math.hypot(found[0], found[1]) <= config.max_closure_m
+        ]
+
+    def _read(self, firsts: list[int], second: int) -> None:
+        if not firsts:
+            return
+        latents, config = self._latents, self._config.reading
+        readings = self._reader.relative_poses(latents[firsts], latents[second])
+        for first, reading, is_certain in zip(firsts, readings, config.is_certain(readings), strict=True):
+            found = None
+            if is_certain:
+                back = self._reader.relative_poses(latents[second], latents[first])
+                found = confirmed_reading(reading, back, config)
+            self._readings[first, second] = found
 
 
 def _candidates(
-    times_s: NDArray[np.float64], poses: Pose, config: LoopClosureConfig
-) -> list[NDArray[np.int64]]:
+    times_s: NDArray[np.float64], poses: Pose, config: LoopClosureConfig, within_s: float
+) -> list[list[int]]:
     """Return for each key frame the earlier ones that may be near it."""
     found = []
     for index, pose in enumerate(poses):
         apart = np.hypot(*(poses[:index, :2] - pose[:2]).T)
         turns = np.abs((poses[:index, 2] - pose[2] + np.pi) % (2 * np.pi) - np.pi)
-        is_earlier = times_s[index] - times_s[:index] >= config.min_apart_s
+        apart_s = times_s[index] - times_s[:index]
+        is_earlier = (config.min_apart_s <= apart_s) & (apart_s <= within_s)
         is_near = (apart <= config.max_distance_m) & (turns <= config.max_turn_rad)
-        found.append(np.flatnonzero(is_earlier & is_near))
-    return found
-
-
-def _readings(
-    latents: Floats, candidates: list[NDArray[np.int64]], reader: PoseReader, config: LoopClosureConfig
-) -> dict[tuple[int, int], Pose]:
-    """Return the readings [5] that are certain and the same in both directions, by key frames."""
-    found: dict[tuple[int, int], Pose] = {}
-    for second, firsts in enumerate(candidates):
-        if not len(firsts):
-            continue
-        readings = reader.relative_poses(latents[firsts], latents[second])
-        certain = config.reading.is_certain(readings)
-        for first, reading in zip(firsts[certain].tolist(), readings[certain], strict=True):
-            back = reader.relative_poses(latents[second], latents[first])
-            confirmed = confirmed_reading(reading, back, config.reading)
-            if confirmed is not None:
-                found[first, second] = confirmed
+        found.append(np.flatnonzero(is_earlier & is_near).tolist())
     return found
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from jepa_runtime.errors import RouteError
 from jepa_runtime.routes.loop_closures import (
     LoopClosureConfig,
+    LoopClosureFinder,
     PoseReader,
     ReadingConfig,
-    find_loop_closures,
     unrelated_readings,
 )
+from jepa_runtime.routes.odometry_scale import TURN_S, turn_scale, with_turn_scale
 from jepa_runtime.routes.pose_graph import Measurement, relax
 from jepa_runtime.routes.relocalization import Location, Relocalizer
 from jepa_runtime.routes.route import Floats, KeyFrame, Route
@@ -36,8 +37,8 @@ MAX_KEY_FRAMES = 2000
 _ROUNDS = 3
 # Standard deviations of odometry between key frames: position in proportion to the length and at least, yaw
 # in proportion to the turn, after 1 m and at least. They are those of a wrong scale, which adds up.
-_LENGTH_STD, _LEAST_STD_M = 0.04, 0.01
-_TURN_STD, _YAW_STD_PER_SQRT_M, _LEAST_STD_RAD = 0.06, 0.015, 0.004
+_LENGTH_STD, _LEAST_STD_M = 0.03, 0.01
+_TURN_STD, _YAW_STD_PER_SQRT_M, _LEAST_STD_RAD = 0.02, 0.015, 0.004
 # Places of a route are at least this far apart.
 _APART_M = 0.1
 # Cost of a straight line that the robot has not driven before, as a multiple of its length, and the part that
@@ -92,13 +93,16 @@ class PlaceGraph:
                 f"{MAX_KEY_FRAMES}: divide the tour",
                 code="route.too_long",
             )
-        driven = [_by_odometry(index, *pair) for index, pair in enumerate(pairwise(odometry))]
         chosen = LoopClosureConfig() if config is None else config
         unrelated = unrelated_readings(tour.latents, odometry, reader)
         chosen = replace(chosen, reading=chosen.reading.limited_by(unrelated))
+        finder = LoopClosureFinder(tour.latents, tour.times_s, odometry, reader, chosen)
+        scale = turn_scale(odometry, finder.find(odometry, within_s=TURN_S))
+        odometry = with_turn_scale(odometry, scale)
+        driven = [_by_odometry(index, *pair) for index, pair in enumerate(pairwise(odometry))]
         poses, closures = odometry, list[Measurement]()
         for _ in range(_ROUNDS):
-            found = find_loop_closures(tour.latents, tour.times_s, odometry, poses, reader, chosen)
+            found = finder.find(poses)
             poses = relax(odometry, [*driven, *found])
             is_settled = {(each.first, each.second) for each in found} == {
                 (each.first, each.second) for each in closures

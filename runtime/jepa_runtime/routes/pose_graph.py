@@ -13,7 +13,7 @@ from jepa_runtime.util.poses import Pose, wrap_all
 _ITERATIONS = 12
 _CONVERGED = 1e-4
 # Normalized square error from which a measurement counts less.
-_OUTLIER = 9.0
+_OUTLIER = 4.0
 # Information of the first pose, which stays where it is.
 _FIXED = 1e9
 # Damping of the normal equations.

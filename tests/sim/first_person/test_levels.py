@@ -68,13 +68,26 @@ def test_near_goals_have_the_distance_and_the_angle_of_their_level(
         assert len(rooms) == 1
 
 
-def test_goals_after_a_tour_are_those_without_one() -> None:
+@pytest.mark.parametrize("level", ["L2-tour", "L2-survey"])
+def test_goals_after_a_tour_are_those_without_one(level: str) -> None:
     for seed in range(3):
-        alone, toured = (mission_of(LEVELS[name], seed) for name in ("L2", "L2-tour"))
+        alone, toured = (mission_of(LEVELS[name], seed) for name in ("L2", level))
         np.testing.assert_array_equal(alone.start, toured.start)
         np.testing.assert_array_equal(alone.goal, toured.goal)
         assert alone.recording is None and not alone.is_tour
         assert toured.recording is not None and toured.is_tour
+
+
+def test_survey_looks_around_near_every_goal() -> None:
+    for seed in range(3):
+        toured, surveyed = (mission_of(LEVELS[name], seed) for name in ("L3", "L3-survey"))
+        np.testing.assert_array_equal(toured.goal, surveyed.goal)
+        assert surveyed.recording is not None
+        steps = np.diff(surveyed.recording.poses, axis=0)
+        is_turning = (np.hypot(*steps[:, :2].T) < 1e-6) & (steps[:, 2] > 0)
+        places = surveyed.recording.poses[1:][is_turning, :2]
+        # Within the spacing of the survey, and what the driver stays away from its viewpoints.
+        assert np.hypot(*(places - surveyed.goal[:2]).T).min() < 1.2 + 0.4
 
 
 @pytest.mark.parametrize(("name", "least", "most", "doors"), [("L2", 1.5, 6.0, 1), ("L3", 6.0, 15.0, 2)])

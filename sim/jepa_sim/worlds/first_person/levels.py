@@ -6,7 +6,9 @@
 | L1 | in the same room, 1 to 3 m away, bearing and heading within 90 degrees |
 | L2 | in the next room, through a door, over a shortest path of 1.5 to 6 m |
 | L2-tour | the same goals as L2, after a tour of the house |
+| L2-survey | the same goals as L2, after a longer tour, which surveys the house |
 | L3 | over a shortest path of 6 to 15 m and at least two doors, after a tour of the house |
+| L3-survey | the same goals as L3, after a tour that surveys the house |
 | TR | the end of a route of 10 to 20 m through doors, which was shown once |
 | TR-back | the start of the same route, from its end |
 """
@@ -25,7 +27,13 @@ from jepa_runtime.util import Pose, relative
 from jepa_sim.worlds.first_person.layouts import Layout, PackedLayouts, Shape, pack, sample_layout
 from jepa_sim.worlds.first_person.motion import clearance
 from jepa_sim.worlds.first_person.paths import DistanceField, path_length
-from jepa_sim.worlds.first_person.recordings import Recording, free_pose, record_route, record_tour
+from jepa_sim.worlds.first_person.recordings import (
+    Recording,
+    free_pose,
+    record_route,
+    record_survey,
+    record_tour,
+)
 from jepa_sim.worlds.first_person.scene import RayCastScene, Scene, Simulator
 
 TOLERANCE_M, TOLERANCE_RAD = 0.3, math.radians(20)
@@ -192,7 +200,7 @@ def _sample_l1(houses: Houses) -> Mission:
                 return house.mission(start, goal, time_limit_s=24.0)
 
 
-def _sample_l2(houses: Houses, *, has_tour: bool) -> Mission:
+def _sample_l2(houses: Houses, *, has_tour: bool = False, surveys: bool = False) -> Mission:
     while True:
         house = houses.draw(_ROOMS)
         for _ in range(_TRIES):
@@ -201,11 +209,11 @@ def _sample_l2(houses: Houses, *, has_tour: bool) -> Mission:
                 continue
             path = house.path(start, goal)
             if len(house.layout.doors_on(path)) == 1 and _L2_M[0] <= path_length(path) <= _L2_M[1]:
-                tour = house.tour() if has_tour else None
+                tour = house.tour(surveys=surveys) if has_tour else None
                 return house.mission(start, goal, time_limit_s=36.0, recording=tour, is_tour=has_tour)
 
 
-def _sample_l3(houses: Houses) -> Mission:
+def _sample_l3(houses: Houses, *, surveys: bool = False) -> Mission:
     while True:
         house = houses.draw(_LARGE)
         for _ in range(_TRIES):
@@ -214,7 +222,7 @@ def _sample_l3(houses: Houses) -> Mission:
                 continue
             path = house.path(start, goal)
             if len(house.layout.doors_on(path)) >= _L3_DOORS and _L3_M[0] <= path_length(path) <= _L3_M[1]:
-                tour = house.tour()
+                tour = house.tour(surveys=surveys)
                 return house.mission(start, goal, time_limit_s=90.0, recording=tour, is_tour=True)
 
 
@@ -243,7 +251,7 @@ LEVELS = {
         Level(
             "L2",
             "next room, through a door, shortest path 1.5 to 6 m; 36 s",
-            lambda houses: _sample_l2(houses, has_tour=False),
+            _sample_l2,
         ),
         Level(
             "L2-tour",
@@ -251,9 +259,19 @@ LEVELS = {
             lambda houses: _sample_l2(houses, has_tour=True),
         ),
         Level(
+            "L2-survey",
+            "the same goals as L2, after a tour that surveys the house; 36 s",
+            lambda houses: _sample_l2(houses, has_tour=True, surveys=True),
+        ),
+        Level(
             "L3",
             "shortest path 6 to 15 m, two doors or more, after one tour of the house; 90 s",
             _sample_l3,
+        ),
+        Level(
+            "L3-survey",
+            "the same goals as L3, after a tour that surveys the house; 90 s",
+            lambda houses: _sample_l3(houses, surveys=True),
         ),
         Level(
             "TR",
@@ -299,9 +317,12 @@ class _House:
     def free_pose(self) -> Pose:
         return free_pose(self.packed, self.layout, self._rng)
 
-    def tour(self) -> Recording:
+    def tour(self, *, surveys: bool) -> Recording:
         with closing(self._simulator(self.layout, self.packed, self._rng)) as scene:
-            return record_tour(self.packed, self.layout, scene.robot(self.free_pose()), self._rng)
+            robot = scene.robot(self.free_pose())
+            if surveys:
+                return record_survey(self.packed, self.layout, robot)
+            return record_tour(self.packed, self.layout, robot, self._rng)
 
     def route(self, least_m: float, most_m: float) -> Recording | None:
         start, length_m = self.free_pose(), self._rng.uniform(least_m, most_m)

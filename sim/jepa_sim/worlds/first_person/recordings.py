@@ -11,13 +11,23 @@ from numpy.typing import NDArray
 from jepa_runtime.util import Pose
 from jepa_sim.worlds.first_person.layouts import Layout, PackedLayouts
 from jepa_sim.worlds.first_person.motion import TICK_S, clearance
-from jepa_sim.worlds.first_person.paths import CRUISE_MPS, Command, DistanceField, path_length, steer
+from jepa_sim.worlds.first_person.paths import (
+    CELL_M,
+    CRUISE_MPS,
+    Command,
+    CostMap,
+    DistanceField,
+    path_length,
+    steer,
+)
 from jepa_sim.worlds.first_person.scene import SimulatedRobot
 
 # Ticks between two commands of the driver who shows the way.
 _COMMAND_TICKS = 4
 _FREE_M = 0.12
 _ARRIVED_M = 0.3
+# In a survey, a full turn is made at most this far from every place where the robot fits.
+_SURVEYED_M = 1.2
 # Goals of a route are farther apart than this.
 _APART_M = 2.5
 _MAX_S = 120.0
@@ -125,6 +135,40 @@ def record_tour(
     return drive.recording()
 
 
+def record_survey(layouts: PackedLayouts, layout: Layout, robot: SimulatedRobot) -> Recording:
+    """Record a drive with full turns, one of them near every place; the nearest viewpoint is always next."""
+    drive = _Drive(layouts, robot)
+    left = {tuple(place): DistanceField(layouts, 0, place) for place in _viewpoints(layouts, layout, robot)}
+    while left:
+        nearest = min(left, key=lambda place: left[place].length(drive.robot.pose))
+        if drive.to(np.array(nearest), math.inf):
+            drive.turn(2 * math.pi)
+        del left[nearest]
+    return drive.recording()
+
+
+def _viewpoints(layouts: PackedLayouts, layout: Layout, robot: SimulatedRobot) -> list[NDArray[np.float64]]:
+    """Return positions [2], one of them near every place in its room that the robot can reach.
+
+    Of each room, the next one is always where the most places are near that have none so far.
+    """
+    costs = CostMap(layouts, 0)
+    from_robot = DistanceField(layouts, 0, robot.pose, costs=costs)
+    places = (np.argwhere(costs.free) + 0.5) * CELL_M
+    places = places[[math.isfinite(from_robot.length(place)) for place in places]]
+    rooms = np.array([layout.room_at(x, y) for x, y in places])
+    viewpoints = []
+    for room in np.unique(rooms):
+        inside = places[rooms == room]
+        is_near = np.hypot(*(inside[:, None] - inside).transpose(2, 0, 1)) <= _SURVEYED_M
+        is_left = np.ones(len(inside), np.bool_)
+        while is_left.any():
+            best = int((is_near & is_left).sum(axis=1).argmax())
+            viewpoints.append(inside[best])
+            is_left &= ~is_near[best]
+    return viewpoints
+
+
 class _Drive:
     """A drive in progress, with the recording so far."""
 
@@ -146,7 +190,7 @@ class _Drive:
         field = DistanceField(self._layouts, 0, goal)
         for _ in range(round(_MAX_S / TICK_S / _COMMAND_TICKS)):
             pose = self.robot.pose
-            if self.robot.path_m >= length_m or math.hypot(*(goal - pose)[:2]) < _ARRIVED_M:
+            if self.robot.path_m >= length_m or math.hypot(*(goal[:2] - pose[:2])) < _ARRIVED_M:
                 return True
             self._hold(steer(pose, *field.waypoint(pose), CRUISE_MPS), _COMMAND_TICKS)
         return False
