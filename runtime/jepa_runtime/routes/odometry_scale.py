@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from jepa_runtime.routes.pose_graph import Measurement
-from jepa_runtime.util.poses import Pose, compose, relative, wrap_all
+from jepa_runtime.util.poses import Pose, compose, relative
 
 TURN_S = 15.0
 """Longest time between two key frames of one turn on the spot."""
@@ -31,7 +31,7 @@ def turn_scale(odometry: Pose, closures: Sequence[Measurement]) -> float:
         odometry: Poses of key frames by odometry [N, 3].
         closures: Poses between key frames that were read from images.
     """
-    turns = np.concatenate([[0.0], np.cumsum(wrap_all(np.diff(odometry[:, 2])))])
+    turns = np.unwrap(odometry[:, 2])
     ways = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(odometry[:, :2], axis=0).T))])
     found = []
     for each in closures:

@@ -36,7 +36,8 @@ MAX_KEY_FRAMES = 2000
 # Rounds of finding loop closures with the poses of the round before.
 _ROUNDS = 3
 # Standard deviations of odometry between key frames: position in proportion to the length and at least, yaw
-# in proportion to the turn, after 1 m and at least. They are those of a wrong scale, which adds up.
+# in proportion to the turn, after 1 m and at least. They are those of scales, which are known that well once
+# full turns have calibrated the turns, and whose errors add up.
 _LENGTH_STD, _LEAST_STD_M = 0.03, 0.01
 _TURN_STD, _YAW_STD_PER_SQRT_M, _LEAST_STD_RAD = 0.02, 0.015, 0.004
 # Places of a route are at least this far apart.

@@ -200,7 +200,7 @@ def _sample_l1(houses: Houses) -> Mission:
                 return house.mission(start, goal, time_limit_s=24.0)
 
 
-def _sample_l2(houses: Houses, *, has_tour: bool = False, surveys: bool = False) -> Mission:
+def _sample_l2(houses: Houses, *, tour_of: Callable[[_House], Recording] | None = None) -> Mission:
     while True:
         house = houses.draw(_ROOMS)
         for _ in range(_TRIES):
@@ -209,11 +209,12 @@ def _sample_l2(houses: Houses, *, has_tour: bool = False, surveys: bool = False)
                 continue
             path = house.path(start, goal)
             if len(house.layout.doors_on(path)) == 1 and _L2_M[0] <= path_length(path) <= _L2_M[1]:
-                tour = house.tour(surveys=surveys) if has_tour else None
-                return house.mission(start, goal, time_limit_s=36.0, recording=tour, is_tour=has_tour)
+                tour = None if tour_of is None else tour_of(house)
+                is_tour = tour is not None
+                return house.mission(start, goal, time_limit_s=36.0, recording=tour, is_tour=is_tour)
 
 
-def _sample_l3(houses: Houses, *, surveys: bool = False) -> Mission:
+def _sample_l3(houses: Houses, *, tour_of: Callable[[_House], Recording]) -> Mission:
     while True:
         house = houses.draw(_LARGE)
         for _ in range(_TRIES):
@@ -222,7 +223,7 @@ def _sample_l3(houses: Houses, *, surveys: bool = False) -> Mission:
                 continue
             path = house.path(start, goal)
             if len(house.layout.doors_on(path)) >= _L3_DOORS and _L3_M[0] <= path_length(path) <= _L3_M[1]:
-                tour = house.tour(surveys=surveys)
+                tour = tour_of(house)
                 return house.mission(start, goal, time_limit_s=90.0, recording=tour, is_tour=True)
 
 
@@ -256,22 +257,22 @@ LEVELS = {
         Level(
             "L2-tour",
             "the same goals as L2, after one tour of the house; 36 s",
-            lambda houses: _sample_l2(houses, has_tour=True),
+            lambda houses: _sample_l2(houses, tour_of=_House.tour),
         ),
         Level(
             "L2-survey",
             "the same goals as L2, after a tour that surveys the house; 36 s",
-            lambda houses: _sample_l2(houses, has_tour=True, surveys=True),
+            lambda houses: _sample_l2(houses, tour_of=_House.survey),
         ),
         Level(
             "L3",
             "shortest path 6 to 15 m, two doors or more, after one tour of the house; 90 s",
-            _sample_l3,
+            lambda houses: _sample_l3(houses, tour_of=_House.tour),
         ),
         Level(
             "L3-survey",
             "the same goals as L3, after a tour that surveys the house; 90 s",
-            lambda houses: _sample_l3(houses, surveys=True),
+            lambda houses: _sample_l3(houses, tour_of=_House.survey),
         ),
         Level(
             "TR",
@@ -317,12 +318,13 @@ class _House:
     def free_pose(self) -> Pose:
         return free_pose(self.packed, self.layout, self._rng)
 
-    def tour(self, *, surveys: bool) -> Recording:
+    def tour(self) -> Recording:
         with closing(self._simulator(self.layout, self.packed, self._rng)) as scene:
-            robot = scene.robot(self.free_pose())
-            if surveys:
-                return record_survey(self.packed, self.layout, robot)
-            return record_tour(self.packed, self.layout, robot, self._rng)
+            return record_tour(self.packed, self.layout, scene.robot(self.free_pose()), self._rng)
+
+    def survey(self) -> Recording:
+        with closing(self._simulator(self.layout, self.packed, self._rng)) as scene:
+            return record_survey(self.packed, self.layout, scene.robot(self.free_pose()))
 
     def route(self, least_m: float, most_m: float) -> Recording | None:
         start, length_m = self.free_pose(), self._rng.uniform(least_m, most_m)

@@ -106,7 +106,7 @@ def record_route(
         pose = drive.robot.pose
         if math.hypot(goal[0] - pose[0], goal[1] - pose[1]) < _APART_M:
             continue
-        if not drive.to(goal, length_m):
+        if not drive.to(goal, drive.field(goal), length_m):
             return None
     return drive.recording()
 
@@ -118,18 +118,15 @@ def record_tour(
     drive = _Drive(layouts, robot)
     left = list(range(len(layout.rooms)))
     while left:
-        goals = {}
+        goals, fields = {}, {}
         for number in left:
             goal = free_pose(layouts, layout, rng, _FREE_M)
             while layout.room_at(goal[0], goal[1]) != number:
                 goal = free_pose(layouts, layout, rng, _FREE_M)
-            goals[number] = goal
-        lengths = {
-            number: path_length(DistanceField(layouts, 0, goal).path(drive.robot.pose))
-            for number, goal in goals.items()
-        }
+            goals[number], fields[number] = goal, drive.field(goal)
+        lengths = {number: path_length(field.path(drive.robot.pose)) for number, field in fields.items()}
         nearest = min(left, key=lengths.__getitem__)
-        drive.to(goals[nearest], math.inf)
+        drive.to(goals[nearest], fields[nearest], math.inf)
         drive.turn(2 * math.pi)
         left.remove(nearest)
     return drive.recording()
@@ -138,23 +135,22 @@ def record_tour(
 def record_survey(layouts: PackedLayouts, layout: Layout, robot: SimulatedRobot) -> Recording:
     """Record a drive with full turns, one of them near every place; the nearest viewpoint is always next."""
     drive = _Drive(layouts, robot)
-    left = {tuple(place): DistanceField(layouts, 0, place) for place in _viewpoints(layouts, layout, robot)}
+    left = [(viewpoint, drive.field(viewpoint)) for viewpoint in _viewpoints(layout, drive)]
     while left:
-        nearest = min(left, key=lambda place: left[place].length(drive.robot.pose))
-        if drive.to(np.array(nearest), math.inf):
+        lengths = [field.length(drive.robot.pose) for _, field in left]
+        viewpoint, field = left.pop(int(np.argmin(lengths)))
+        if drive.to(viewpoint, field, math.inf):
             drive.turn(2 * math.pi)
-        del left[nearest]
     return drive.recording()
 
 
-def _viewpoints(layouts: PackedLayouts, layout: Layout, robot: SimulatedRobot) -> list[NDArray[np.float64]]:
+def _viewpoints(layout: Layout, drive: _Drive) -> list[NDArray[np.float64]]:
     """Return positions [2], one of them near every place in its room that the robot can reach.
 
     Of each room, the next one is always where the most places are near that have none so far.
     """
-    costs = CostMap(layouts, 0)
-    from_robot = DistanceField(layouts, 0, robot.pose, costs=costs)
-    places = (np.argwhere(costs.free) + 0.5) * CELL_M
+    from_robot = drive.field(drive.robot.pose)
+    places = (np.argwhere(drive.costs.free) + 0.5) * CELL_M
     places = places[[math.isfinite(from_robot.length(place)) for place in places]]
     rooms = np.array([layout.room_at(x, y) for x, y in places])
     viewpoints = []
@@ -174,6 +170,7 @@ class _Drive:
 
     def __init__(self, layouts: PackedLayouts, robot: SimulatedRobot) -> None:
         self._layouts = layouts
+        self.costs = CostMap(layouts, 0)
         self.robot = robot
         self._poses: list[Pose] = [robot.pose]
         self._wheels: list[Pose] = [np.zeros(3)]
@@ -185,9 +182,12 @@ class _Drive:
         commands = np.array([*self._commands, np.zeros(2)])
         return Recording(np.array(self._poses), np.array(self._wheels), commands)
 
-    def to(self, goal: Pose, length_m: float) -> bool:
-        """Drive near a goal, or until the path has a length; return whether that worked."""
-        field = DistanceField(self._layouts, 0, goal)
+    def field(self, goal: Pose) -> DistanceField:
+        """Return the lengths of the shortest paths to a goal."""
+        return DistanceField(self._layouts, 0, goal, costs=self.costs)
+
+    def to(self, goal: Pose, field: DistanceField, length_m: float) -> bool:
+        """Drive near a goal by its field, or until the path has a length; return whether that worked."""
         for _ in range(round(_MAX_S / TICK_S / _COMMAND_TICKS)):
             pose = self.robot.pose
             if self.robot.path_m >= length_m or math.hypot(*(goal[:2] - pose[:2])) < _ARRIVED_M:
