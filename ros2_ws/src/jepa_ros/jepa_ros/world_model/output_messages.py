@@ -93,9 +93,12 @@ def to_float16(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
     # The annotations of OpenCV do not include scalars.
     nothing: Any = 0.0
     try:
-        opencv.cv2.add(flat, nothing, dst=target, dtype=opencv.cv2.CV_16F)
+        written: object = opencv.cv2.add(flat, nothing, dst=target, dtype=opencv.cv2.CV_16F)
     except opencv.cv2.error:
         # OpenCV 4 does not convert to float16.
+        written = None
+    # OpenCV 5.1 takes an array of one element for a scalar and returns another array.
+    if written is not target:
         np.copyto(target, flat, casting="same_kind")
 
 
