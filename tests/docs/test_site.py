@@ -27,13 +27,23 @@ TUTORIALS = [
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: str(page.stem))
 def test_tutorial_commands_succeed(page: Path) -> None:
-    """Run the ``bash`` blocks in order; ``console`` blocks need a device or an installed ROS 2."""
+    """Run the ``bash`` blocks in order; ``console`` blocks need a device or an installed ROS 2.
+
+    A demo ends with an error if the robot was stopped, as it must be if the machine stalls for longer than a
+    time limit of the robot. The commands are then run again.
+    """
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run_in_bash("\n".join(blocks))
+    if done.returncode != 0 and "robot stopped" in done.stderr:
+        done = run_in_bash("\n".join(blocks))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def run_in_bash(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 @pytest.mark.slow
