@@ -54,6 +54,8 @@ def test_bundle_without_bf16_is_driven_in_it(
     two_rooms_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra export)")
+    if not success.bf16.is_computed():
+        pytest.skip("OpenVINO computes no bf16 on this CPU")
     monkeypatch.setattr("jepa_sim.worlds.two_rooms_world.MAX_STEPS", 2)
     out = tmp_path / "success.json"
     options = [
@@ -67,6 +69,20 @@ def test_bundle_without_bf16_is_driven_in_it(
     assert report["parity_bf16"].keys() == {"encoder", "predictor", "energy"}
     # Not fp32 under another name.
     assert report["parity_bf16"]["encoder"]["max_abs"] > 1e-4
+
+
+def test_bf16_where_openvino_would_compute_fp32_is_rejected(
+    two_rooms_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(success.bf16, "is_computed", lambda: False)
+    out = tmp_path / "success.json"
+    options = ["--bundle", str(two_rooms_bundle), "--precision", "fp32", "bf16", "--no-peer"]
+    assert success.main([*options, "--json", str(out)]) == 2
+    assert "neither computes nor emulates it on this processor" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")

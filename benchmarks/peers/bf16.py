@@ -8,7 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
+from openvino import opset15
 
 from jepa_runtime.backends.openvino.backend import OpenVINOBackend
 from jepa_runtime.bundle import Bundle
@@ -21,6 +23,14 @@ ENGINE = "openvino:CPU"
 def has_bf16() -> bool:
     """Return whether the processor has AMX or AVX512-BF16."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def is_computed() -> bool:
+    """Return whether OpenVINO computes or emulates bf16 here; without AVX-512 it uses fp32 instead."""
+    values = opset15.parameter([1, 1], np.float32)
+    model = openvino.Model([opset15.matmul(values, values, False, False)], [values], "model")
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    return bool(compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16)
 
 
 @contextmanager
@@ -43,13 +53,15 @@ def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
         JepaRuntimeError: They cannot be created, do not compute the golden outputs, or OpenVINO does not even
             emulate bf16 on this processor.
     """
+    if not is_computed():
+        raise JepaRuntimeError("bf16: OpenVINO neither computes nor emulates it on this processor")
     try:
         from jepa_export.bundling.add_variants import add_variants
         from jepa_export.errors import JepaExportError
     except ImportError as error:
         raise JepaRuntimeError("bf16 variants need torch: pip install 'jepa-edge[export]'") from error
     try:
-        copy = add_variants(
+        return add_variants(
             bundle,
             folder,
             [("openvino", "bf16")],
@@ -60,11 +72,6 @@ def with_bf16(bundle: Bundle, folder: Path) -> Bundle:
         )
     except JepaExportError as error:
         raise JepaRuntimeError(f"bf16: {error}") from error
-    path = next(each.path for each in copy.manifest.graphs.encoder if each.precision == "bf16")
-    compiled = openvino.Core().compile_model(copy.path / path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
-        raise JepaRuntimeError("bf16: OpenVINO neither computes nor emulates it on this processor")
-    return copy
 
 
 def parity(bundle: Bundle) -> dict[str, Any]:

@@ -106,6 +106,12 @@ def converted(encoder: nn.Module, folder: Path) -> ov.Model:
     return convert(folder / "model.onnx")
 
 
+def compiled(model: ov.Model) -> ov.CompiledModel:
+    """Compile as the runtime does: by default OpenVINO computes fp32 in bf16 where the processor has it."""
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    return ov.compile_model(model, "CPU", hints)
+
+
 def make_encoder() -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -167,8 +173,9 @@ def test_bright_frames_are_encoded_as_in_fp32(healthy: ov.Model, controlled: boo
     else:
         quantized = quantize_transformer_int8(healthy, dim)
     bright = rng.integers(0, 256, (1, 32, 32, 3), np.uint8)
-    expected, actual = (ov.compile_model(each, "CPU")({"frame": bright})[0] for each in (healthy, quantized))
-    assert cosines(actual, expected).min() > 0.995
+    expected, actual = (compiled(each)({"frame": bright})[0] for each in (healthy, quantized))
+    # A range of 0 to 100 gives 0.8.
+    assert cosines(actual, expected).min() > 0.98
 
 
 def test_int8_within_the_limits_is_left_unchanged(healthy: ov.Model, frames: list[Sample]) -> None:
