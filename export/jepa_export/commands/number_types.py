@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 _MAX_COUNT, _MAX_LARGE_COUNT, _MAX_DAYS, _MAX_WEIGHT = 100_000, 1_000_000_000, 36_500, 1_000
 _MAX_SIDE = 4096
+_MIN_SCALE, _MAX_SCALE = 0.01, 100
 
 
 def seed(text: str) -> int:
@@ -42,6 +43,13 @@ def weight(text: str) -> float:
     """Parse the weight of a loss, which may be 0."""
     value = float(text)
     _check(value, _MAX_WEIGHT)
+    return value
+
+
+def scale(text: str) -> float:
+    """Parse a factor, at least 0.01."""
+    value = float(text)
+    _check(value, _MAX_SCALE, minimum=_MIN_SCALE)
     return value
 
 
@@ -80,6 +88,6 @@ def frame_size(text: str) -> FrameSize:
     return size
 
 
-def _check(value: float, maximum: int, *, minimum: int = 0) -> None:
+def _check(value: float, maximum: int, *, minimum: float = 0) -> None:
     if not minimum <= value <= maximum:
         raise argparse.ArgumentTypeError(f"must be between {minimum} and {maximum}, got {value}")

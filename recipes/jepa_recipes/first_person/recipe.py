@@ -39,6 +39,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="houses through which the drives for training lead (default: %(default)s)",
     )
     parser.add_argument(
+        "--schedule-scale",
+        type=number_types.scale,
+        default=1.0,
+        metavar="F",
+        help="factor for the times of the schedule, for a short run (default: %(default)g)",
+    )
+    parser.add_argument(
         "--prediction-frames",
         type=number_types.large_count,
         default=_PREDICTION_FRAMES,
@@ -115,12 +122,16 @@ def _train(arguments: argparse.Namespace) -> int:
         f"jepa-export train first_person --size {arguments.size} --seed {arguments.seed}"
         f" --layouts {arguments.layouts}"
     )
+    if arguments.schedule_scale != 1:
+        command += f" --schedule-scale {arguments.schedule_scale:g}"
     bf16 = arguments.precision == "bf16-mixed"
     if bf16:
         command += f" --precision {arguments.precision}"
     if arguments.cloning_frames is not None:
         if arguments.size != BASE:
             raise UsageError(f"--cloning-frames: policies have the size {BASE}: leave out --size")
+        if arguments.schedule_scale != 1:
+            raise UsageError("--cloning-frames: policies have their own schedule: leave out --schedule-scale")
         return train_policy(
             arguments.out,
             seed=arguments.seed,
@@ -147,6 +158,7 @@ def _train(arguments: argparse.Namespace) -> int:
         arguments.out,
         size=arguments.size,
         layouts=arguments.layouts,
+        schedule_scale=arguments.schedule_scale,
         seed=arguments.seed,
         frames=arguments.frames,
         prediction_frames=arguments.prediction_frames,

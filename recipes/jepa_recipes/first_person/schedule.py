@@ -34,6 +34,17 @@ class Schedule:
         """Return the schedule of networks that have learned all terms before."""
         return replace(self, pose=(0, 1), prediction=0, reach=(0, 1))
 
+    def scaled(self, factor: float) -> Schedule:
+        """Return the schedule of a run ``factor`` times as long."""
+        return Schedule(
+            warmup=round(factor * self.warmup),
+            pose=(round(factor * self.pose[0]), round(factor * self.pose[1])),
+            prediction=round(factor * self.prediction),
+            reach=(round(factor * self.reach[0]), round(factor * self.reach[1])),
+            decay=round(factor * self.decay),
+            evaluation=round(factor * self.evaluation),
+        )
+
     def pose_weight(self, seen: int) -> float:
         """Return the weight of the relative pose after ``seen`` frames."""
         return 0.1 + 0.9 * _progress(seen, self.pose)

@@ -22,6 +22,7 @@ from jepa_recipes.first_person.bundle import MODEL_ID, write_first_person_bundle
 from jepa_recipes.first_person.cloning import evaluate_policy
 from jepa_recipes.first_person.closed_loop import goals_reached
 from jepa_recipes.first_person.policy_files import write_policy
+from jepa_recipes.first_person.schedule import Amount
 from jepa_recipes.first_person.sizes import BASE, STUDENTS
 from jepa_recipes.first_person.training import (
     Recipe,
@@ -47,6 +48,7 @@ def train_and_bundle(
     *,
     size: str,
     layouts: int,
+    schedule_scale: float = 1.0,
     seed: int,
     frames: int,
     prediction_frames: int,
@@ -62,6 +64,7 @@ def train_and_bundle(
         out: Folder of drives, checkpoints and the bundle.
         size: Name of the size, of :data:`~jepa_recipes.first_person.sizes.STUDENTS`.
         layouts: Number of houses for training.
+        schedule_scale: Factor for the times of the schedule.
         seed: Seed of drives, weights and batches.
         frames: Number of camera images to train on.
         prediction_frames: Number of camera images on which the predictor then trains alone.
@@ -72,7 +75,7 @@ def train_and_bundle(
         teacher: How to train a teacher first, whose bundle is ``out``/teacher, and distill the model from it;
             None: train the model directly.
     """
-    console, recipe = Console(), _recipe(size, layouts)
+    console, recipe = Console(), _recipe(size, layouts, schedule_scale)
     folder, teacher_folder = out / "bundle", out / "teacher"
     check_output(folder)
     write_bundle = partial(
@@ -152,9 +155,19 @@ def train_policy(
     return 0
 
 
-def _recipe(size: str, layouts: int) -> Recipe:
+def _recipe(size: str, layouts: int, schedule_scale: float = 1.0) -> Recipe:
     recipe = Recipe(student=STUDENTS[size])
-    return replace(recipe, library=replace(recipe.library, layouts=layouts))
+    return replace(
+        recipe,
+        library=replace(recipe.library, layouts=layouts),
+        amount=_scaled(recipe.amount, schedule_scale),
+        masked=_scaled(recipe.masked, schedule_scale),
+        prediction=_scaled(recipe.prediction, schedule_scale),
+    )
+
+
+def _scaled(amount: Amount, factor: float) -> Amount:
+    return replace(amount, schedule=amount.schedule.scaled(factor))
 
 
 def _add_costs(folder: Path, further: dict[str, Any] | None = None) -> dict[str, Any]:

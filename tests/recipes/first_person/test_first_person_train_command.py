@@ -104,6 +104,28 @@ def test_train_command_trains_the_size_and_names_it_in_the_model_id(
     assert trained == [(STUDENTS["small"], 7)] and ids == ["first_person_small"]
 
 
+def test_train_command_scales_the_schedule_of_all_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: list[Recipe] = []
+
+    def train(*_: object, recipe: Recipe, **__: object) -> Networks:
+        recipes.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_command, "train", train)
+    for scale in (1, 0.1):
+        with pytest.raises(KeyboardInterrupt):
+            train_and_bundle(tmp_path, **SETTINGS | {"schedule_scale": scale})
+    whole, tenth = recipes
+    assert whole == replace(Recipe(), library=replace(Recipe().library, layouts=7))
+    for amount in ("amount", "masked", "prediction"):
+        before, after = getattr(whole, amount), getattr(tenth, amount)
+        assert after.schedule.decay == before.schedule.decay / 10
+        assert after.schedule.pose == tuple(frames / 10 for frames in before.schedule.pose)
+        assert replace(after, schedule=before.schedule) == before
+
+
 def test_train_command_with_a_teacher_writes_both_bundles(
     networks: Networks,
     drives: DriveLibrary,
