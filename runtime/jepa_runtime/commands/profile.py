@@ -26,7 +26,7 @@ from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.family import find_bundles
-from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, count_frames
+from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, count_frames, default_rate_hz
 from jepa_runtime.profiling.perfetto_trace import import_perfetto, write_trace
 from jepa_runtime.profiling.profile import Profile, Run, Subject, read_profile, write_profile
 from jepa_runtime.profiling.run_statistics import scheduled_frames, stage_times
@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, path: Path, stopping: Event, console: Console) -> Profile:
     bundle = Bundle.open(path)
+    args.rate = args.rate or default_rate_hz(bundle.manifest)
     workload = Workload.read(args.source, rate_hz=args.rate, size=args.size)
     with Steps(console) as steps:
         steps.say("idle power")

@@ -21,7 +21,7 @@ from jepa_runtime.commands.profile_view import Steps
 from jepa_runtime.commands.signals import stop_on_signals
 from jepa_runtime.errors import JepaRuntimeError, ProfileError
 from jepa_runtime.profiling.family import Family, Member, open_family
-from jepa_runtime.profiling.load_generator import LoadGenerator, Workload
+from jepa_runtime.profiling.load_generator import LoadGenerator, Workload, default_rate_hz
 from jepa_runtime.profiling.recommendation import Timing, Verdict, count_turns, measure_in_turns
 from jepa_runtime.recording import check_outputs
 from jepa_runtime.sources.factory import split_spec
@@ -65,8 +65,10 @@ def run(args: argparse.Namespace, paths: Sequence[Path]) -> int:
         raise UsageError(f"{', '.join(given)}: not with several bundles: profile the recommended one alone")
     console = message_console(args, "json")
     check_outputs(file_paths(args.json), Path(split_spec(args.source)[0]), *paths)
-    deadline_ms = args.deadline_ms or 1e3 / args.rate
     family = open_family(paths)
+    # Members have the same interface, and thus the same step.
+    args.rate = args.rate or default_rate_hz(family.members[0].bundle.manifest)
+    deadline_ms = args.deadline_ms or 1e3 / args.rate
     with stop_on_signals() as stopping, Steps(console) as steps, Monitor() as monitor:
         rows = _measure(args, family, deadline_ms, stopping, steps)
     others = busy_by_others(monitor.readings())

@@ -20,6 +20,7 @@ from typing import cast
 
 import numpy as np
 
+from jepa_runtime.bundle import Manifest
 from jepa_runtime.errors import ProfileError
 from jepa_runtime.model.world_model import WorldModel
 from jepa_runtime.profiling.profile import IdleGap, Run, Sweep, copy_absent_reason
@@ -30,12 +31,19 @@ from jepa_runtime.sources.factory import open_source
 from jepa_runtime.util.opencv import cv2
 from jepa_runtime.util.statistics import Summary, summarize
 
+# Of a camera.
+_DEFAULT_RATE_HZ = 30.0
 _MAX_FRAMES, _MAX_BYTES = 90, 64_000_000
 _RECENT = 300
 _TIMEOUT_S = 10.0
 _LEAD_NS = 20_000_000
 # Rates of a sweep, relative to that of the closed loop.
 _SWEEP_RATIOS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
+
+
+def default_rate_hz(manifest: Manifest) -> float:
+    """Return the rate of a schedule: 30 Hz; with clips, where each frame completes a step, that of steps."""
+    return _DEFAULT_RATE_HZ if manifest.io.clip is None else 1 / manifest.io.step_s
 
 
 @dataclass(frozen=True)

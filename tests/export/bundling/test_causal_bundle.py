@@ -21,6 +21,7 @@ from jepa_export.teachers.vjepa2 import VJEPA2
 from jepa_runtime import Bundle, BundleError, FrameError, WorldModel
 from jepa_runtime.bundle import parse_manifest
 from jepa_runtime.cli import main as runtime
+from jepa_runtime.profiling import read_profile
 from jepa_runtime.serving.frame_processor import FrameProcessor, ProcessingConfig
 from jepa_runtime.serving.pipeline import Pipeline, Result
 from jepa_runtime.sources.base import Frame
@@ -39,7 +40,7 @@ def registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["vjepa2", "vjepa2_1"])
+@pytest.fixture(scope="module", params=["vjepa2", pytest.param("vjepa2_1", marks=pytest.mark.slow)])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[VJEPA2, Bundle]:
     """Return a teacher with official weights, and its bundle."""
     return build(request.param, tmp_path_factory.mktemp(request.param), f"causal:{FRAMES}")
@@ -230,12 +231,23 @@ def test_runtime_commands_work_with_a_cache(built: tuple[VJEPA2, Bundle], tmp_pa
     found = json.loads(summary.read_text())
     assert found["frames_processed"] == 6 and found["frames_skipped"] == found["frames_published"] - 6
     assert found["predict_ms"] and found["resets"]["gap"] == 0
-    options = ["--rate", "2", "--duration", "2", "--json", str(profile)]
+    options = ["--duration", "2", "--skip", "sweep,cold,idle", "--json", str(profile)]
     assert runtime(["profile", folder, "--source", "two_rooms", *options]) == 0
+    assert read_profile(profile).run.rate_hz == 2
     video = str(write_video(tmp_path / "drive.mp4", range(400)))
     learned = tmp_path / "learned"
     assert runtime(["calibrate", folder, "--source", video, "--output", str(learned)]) == 0
     assert Bundle.open(learned).manifest.io.clip == built[1].manifest.io.clip
+
+
+@pytest.mark.slow
+def test_every_pass_of_a_profile_reads_clips(built: tuple[VJEPA2, Bundle], tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    assert runtime(["profile", str(built[1].path), "--duration", "2", "--json", str(out)]) == 0
+    profile = read_profile(out)
+    assert profile.closed_loop is not None and profile.sweep is not None
+    assert profile.cold_starts and profile.idle_gaps and profile.layers
+    assert not [note for note in profile.notes if "not measured" in note]
 
 
 def test_predictions_are_evaluated_on_clips(built: tuple[VJEPA2, Bundle], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jepa_export.teachers.vjepa2 import VJEPA2
 from jepa_runtime import Bundle, FrameError, WorldModel
 from jepa_runtime.bundle import parse_manifest
 from jepa_runtime.cli import main as runtime
+from jepa_runtime.profiling import read_profile
 from tests.errors import code
 from tests.export.bundling.built_teachers import build, small_family
 from tests.export.data.recordings import write_video
@@ -35,7 +36,7 @@ def registered() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["vjepa2", "vjepa2_1"])
+@pytest.fixture(scope="module", params=["vjepa2", pytest.param("vjepa2_1", marks=pytest.mark.slow)])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[VJEPA2, Bundle]:
     """Return a teacher with official weights, and its bundle."""
     return build(request.param, tmp_path_factory.mktemp(request.param), f"clip:{CLIP}")
@@ -110,8 +111,9 @@ def test_runtime_commands_work_with_clips(built: tuple[VJEPA2, Bundle], tmp_path
     found = json.loads(summary.read_text())
     assert found["frames_processed"] == 7 and found["frames_skipped"] == found["frames_published"] - 7
     assert found["predict_ms"] and found["resets"]["gap"] == 0
-    options = ["--rate", "2", "--duration", "2", "--json", str(profile)]
+    options = ["--duration", "2", "--skip", "sweep,cold,idle", "--json", str(profile)]
     assert runtime(["profile", folder, "--source", "two_rooms", *options]) == 0
+    assert read_profile(profile).run.rate_hz == 2
     video = str(write_video(tmp_path / "drive.mp4", range(400)))
     learned = tmp_path / "learned"
     assert runtime(["calibrate", folder, "--source", video, "--output", str(learned)]) == 0
@@ -124,6 +126,16 @@ def test_run_reports_why_there_is_no_latent(
     source = ["--source", "two_rooms", "--rate", "30", "--duration", "0.5"]
     assert runtime(["run", str(built[1].path), *source]) == 1
     assert "a clip of this model needs 4 images, 0.25 s apart" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_every_pass_of_a_profile_reads_clips(built: tuple[VJEPA2, Bundle], tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    assert runtime(["profile", str(built[1].path), "--duration", "2", "--json", str(out)]) == 0
+    profile = read_profile(out)
+    assert profile.closed_loop is not None and profile.sweep is not None
+    assert profile.cold_starts and profile.idle_gaps and profile.layers
+    assert not [note for note in profile.notes if "not measured" in note]
 
 
 def test_predictions_are_evaluated_on_clips(built: tuple[VJEPA2, Bundle], tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
+from jepa_runtime.bundle import Bundle
+from jepa_runtime.bundle.manifest import ClipSpec
 from jepa_runtime.errors import ProfileError, SourceError
 from jepa_runtime.model.world_model import WorldModel
-from jepa_runtime.profiling.load_generator import LoadGenerator, Snapshot, Workload
+from jepa_runtime.profiling.load_generator import LoadGenerator, Snapshot, Workload, default_rate_hz
 from jepa_runtime.profiling.profile import Run
 from jepa_runtime.profiling.run_statistics import describe
 from jepa_runtime.serving.pipeline import Pipeline
@@ -52,6 +54,17 @@ class Failing(FakeModel):
             raise RuntimeError("out of order")
         self._warm = True
         return super().encode(frame)
+
+
+@pytest.mark.parametrize(
+    ("clip", "rate_hz"), [(None, 30.0), (ClipSpec(frames=4, frames_per_step=2), pytest.approx(5.0))]
+)
+def test_default_rate_is_that_of_a_camera_or_of_the_steps_that_clips_complete(
+    toy_bundle: Path, clip: ClipSpec | None, rate_hz: float
+) -> None:
+    manifest = Bundle.open(toy_bundle).manifest
+    io = manifest.io.model_copy(update={"clip": clip})
+    assert default_rate_hz(manifest.model_copy(update={"io": io})) == rate_hz
 
 
 def load(make: Callable[[], Any], stopping: Event | None = None) -> LoadGenerator:

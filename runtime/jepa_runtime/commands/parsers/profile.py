@@ -57,7 +57,11 @@ def add_parser(subparsers: Any) -> None:
         "--size", type=frame_size, metavar="WxH", help="scale frames (default: as in the source)"
     )
     parser.add_argument(
-        "--rate", type=rate, default=30.0, metavar="HZ", help="frames per second (default: %(default)g)"
+        "--rate",
+        type=rate,
+        metavar="HZ",
+        help="frames per second (default: 30; with a model that reads clips one for each step, which a frame "
+        "of the schedule then completes)",
     )
     parser.add_argument(
         "--duration",
