@@ -189,6 +189,22 @@ def test_launch_with_the_topic_of_a_policy_starts_a_planner_that_executes_it():
     assert "~/policy_candidates" not in launched("world_model", planner="true").topics["planner"]
 
 
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"planner": "true"}, "cem"),
+        ({"policy_topic": "policy/candidates"}, "policy"),
+        ({"policy_topic": "policy/candidates", "search_method": "policy_cem"}, "policy_cem"),
+        ({"planner": "true", "search_method": "mppi"}, "mppi"),
+    ],
+)
+def test_launch_passes_the_search_method_to_the_planner(given, method):
+    launch = launched("world_model", **given)
+    assert launch.parameters["planner"]["search_method"] == method
+    has_policy = "~/policy_candidates" in launch.topics["planner"]
+    assert has_policy is ("policy_topic" in given)
+
+
 STATE_ARGUMENTS = ("state_topic", "gripper_topic", "gripper_joint", "gripper_open", "gripper_closed")
 
 

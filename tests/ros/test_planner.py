@@ -279,9 +279,9 @@ def test_model_that_cannot_be_steered_is_rejected(planner):
 
 def test_search_methods_are_those_that_need_no_latents_and_the_policy_behind_the_critic():
     (method,) = (each for each in PARAMETERS if each.name == "search_method")
-    assert method.choices == ("cem", "mppi", "refined_cem", "steering", "policy")
+    assert method.choices == ("cem", "mppi", "policy_cem", "refined_cem", "steering", "policy")
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
-    for name in ("mppi", "refined_cem"):
+    for name in ("mppi", "policy_cem", "refined_cem"):
         search = create_controller_model(model_info(), values | {"search_method": name}).planner._search
         assert name == search.config.METHOD
         assert (search.config.horizon, search.config.topk) == (HORIZON, min(8, model_info().num_samples))

@@ -62,12 +62,13 @@ class Robot:
         # Images of the stub do not show the motion.
         given = {"search_method": "policy", "frozen_after_s": 0.0, "critic_trial_rate": 0.0}
         parameters = given | {"critic_state": state, "stuck_after_s": 0.5} | parameters
+        has_critic = parameters["search_method"] == "policy"
         graph.start("planner", parameters, (f"~/policy_candidates:=/{topic}",))
         self.infos = graph.publisher(ModelInfo, "world_model/model_info", qos.LATCHED)
         self.infos.publish(model_info())
         self.futures = graph.publisher(PredictedFutures, "world_model/futures")
         self.policy = graph.publisher(ActionCandidates, topic)
-        graph.until(lambda: self.verdicts_publishers() == 1, "the publisher of verdicts")
+        graph.until(lambda: self.verdicts_publishers() == has_critic, "the publisher of verdicts")
         self.until(lambda: self.statuses and self.statuses[-1].state == PlannerStatus.SEEKING, "a goal")
 
     def verdicts_publishers(self) -> int:
@@ -127,6 +128,11 @@ class Robot:
             for status in message.status
             if status.name == "planner: driving"
         )
+
+    def value(self, key: str) -> str:
+        """Return a value of the last diagnostics; empty: there is none."""
+        pairs = self.diagnostics[-1].status[0].values if self.diagnostics else ()
+        return next((pair.value for pair in pairs if pair.key == key), "")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jepa_runtime.control.controller import BLOCKED_RATIO, CommandPlanner, Controller, ControllerModel
     from jepa_runtime.control.goal_tracker import GoalConfig, GoalResult, GoalTracker, Outcome
     from jepa_runtime.control.policy_planner import PolicyConfig, PolicyPlanner, PolicyVerdict
+    from jepa_runtime.control.policy_proposals import PolicyProposals
     from jepa_runtime.control.presets import PRESETS, preset
     from jepa_runtime.control.receding_horizon import Decision, PlannerInput, RecedingHorizonPlanner, State
     from jepa_runtime.control.safety_monitor import SafetyMonitor, StopCause
@@ -31,6 +32,7 @@ else:
             "controller": ["BLOCKED_RATIO", "CommandPlanner", "Controller", "ControllerModel"],
             "goal_tracker": ["GoalConfig", "GoalResult", "GoalTracker", "Outcome"],
             "policy_planner": ["PolicyConfig", "PolicyPlanner", "PolicyVerdict"],
+            "policy_proposals": ["PolicyProposals"],
             "presets": ["PRESETS", "preset"],
             "receding_horizon": ["Decision", "PlannerInput", "RecedingHorizonPlanner", "State"],
             "safety_monitor": ["SafetyMonitor", "StopCause"],
@@ -52,6 +54,7 @@ __all__ = [
     "PlannerInput",
     "PolicyConfig",
     "PolicyPlanner",
+    "PolicyProposals",
     "PolicyVerdict",
     "RecedingHorizonPlanner",
     "SafetyMonitor",

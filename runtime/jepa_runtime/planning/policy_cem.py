@@ -23,8 +23,8 @@ class PolicyCEMConfig(CEMConfig):
 
     Attributes:
         policy_fraction: Largest proportion of candidates that are the policy's.
-        policy_std: Standard deviation of the candidates around the policy's first sequence in the iterations
-            after new proposals, as a fraction of half the action range.
+        policy_std: Standard deviation of the candidates around the policy's first sequence, which are drawn
+            once in each step of the plan, as a fraction of half the action range.
     """
 
     METHOD: ClassVar[str] = "policy_cem"
@@ -48,17 +48,23 @@ class PolicyCEM(CEM):
     def reset(self) -> None:
         super().reset()
         self._proposals: Floats32 | None = None
-        self._is_new = False
+        # Whether no candidates were drawn around a proposal in this step.
+        self._begins_step = True
+
+    def shift(self, steps: int = 1, *, executed: Floats32 | None = None) -> None:
+        super().shift(steps, executed=executed)
+        self._begins_step = True
 
     def set_proposals(self, proposals: Floats32 | None) -> None:
-        """Draw the next candidates around the first of the proposals; they are candidates until the next.
+        """Draw candidates around the first of the proposals once in each step, from now on until the next.
 
-        A sequence shorter than the horizon holds its last action.
+        All of them are candidates in every iteration. A sequence shorter than the horizon holds its last
+        action.
 
         Raises:
             ValueError: They are not such sequences.
         """
-        self._proposals, self._is_new = None, proposals is not None
+        self._proposals = None
         if proposals is None:
             return
         steps, width = self.mean.shape
@@ -71,12 +77,12 @@ class PolicyCEM(CEM):
         if self._proposals is None:
             return super().ask()
         plan = self.mean
-        if self._is_new:
+        if self._begins_step:
             self.mean = self._proposals[0]
             self._std = np.full(plan.shape, self.config.policy_std, np.float32) * self._scale
         candidates = super().ask()
         # The plan stays what is executed until costs are known.
-        self.mean, self._is_new = plan, False
+        self.mean, self._begins_step = plan, False
         most = max(round(self.config.policy_fraction * len(candidates)), 1)
         proposals = self._proposals[: min(most, len(candidates) - 1)]
         candidates[0] = self.limits.clip(plan, self.executed)

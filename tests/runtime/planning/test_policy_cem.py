@@ -38,6 +38,28 @@ def test_candidates_are_drawn_around_the_first_proposal() -> None:
     assert np.abs(candidates[1:-3] - 0.5).max() < 0.1
 
 
+def test_candidates_are_drawn_around_proposals_once_per_step() -> None:
+    """A policy that sends others for each image must not replace the plan, which images improve."""
+    ours, proposals = search(policy_std=0.01), np.full((3, 6, 2), 0.5, np.float32)
+
+    def distance(value: float) -> float:
+        ours.set_proposals(np.full((3, 6, 2), value, np.float32))
+        candidates = ours.ask()
+        np.testing.assert_array_equal(candidates[-3:], proposals + np.float32(value - 0.5))
+        return float(np.abs(candidates[1:-3] - value).max())
+
+    assert distance(0.5) < 0.1 and distance(0.75) > 0.5, "in between around the plan, which is zero"
+    ours.shift()
+    assert distance(0.75) < 0.1
+
+
+def test_proposals_that_arrive_within_a_step_are_used_at_once() -> None:
+    ours = search(policy_std=0.01)
+    ours.ask()
+    ours.set_proposals(np.full((1, 6, 2), 0.5, np.float32))
+    assert np.abs(ours.ask()[1:-1] - 0.5).max() < 0.1
+
+
 def test_plan_is_executed_until_costs_are_known() -> None:
     ours = search()
     ours.tell(costs_of(ours.ask()))

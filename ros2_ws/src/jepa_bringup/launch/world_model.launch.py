@@ -71,7 +71,13 @@ ARGUMENTS = (
         "policy_topic",
         "",
         "Topic of the action candidates of a policy, to start a planner that executes those that the critic "
-        "allows. Empty: the planner searches for actions itself.",
+        "allows, or with search_method:=policy_cem one that searches from them. Empty: there is no policy.",
+    ),
+    (
+        "search_method",
+        "",
+        "How the planner finds its plan, see its parameter of this name. Empty: policy if policy_topic is "
+        "set, else the one in params_file.",
     ),
     ("routes_dir", "", "Folder of the routes, to start the route node. Empty: no routes."),
     ("update_root", "", "Folder of the robot, to start the update manager. Empty: no updates."),
@@ -140,6 +146,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             )
         )
     policy = launch_arguments["policy_topic"]
+    method = launch_arguments["search_method"] or ("policy" if policy else "")
     if get_typed_value(launch_arguments["planner"], bool) or policy:
         nodes.append(
             Node(
@@ -147,7 +154,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
                 executable="planner",
                 name="planner",
                 arguments=[*arguments, f"{namespace}/planner"],
-                parameters=[file, *([{"search_method": "policy"}] if policy else [])],
+                parameters=[file, *([{"search_method": method}] if method else [])],
                 remappings=[
                     *([("~/policy_candidates", policy)] if policy else []),
                     (

@@ -1,6 +1,7 @@
 """Drives to a goal with the world model's futures: a latched goal image, or a goal of ``~/reach_goal``.
 
-It searches for actions itself, or executes those of a policy that the critic allows; the checks are the same.
+It searches for actions itself, also from those of a policy, or executes those of a policy that the critic
+allows; the checks are the same.
 
 Safe by default: the robot is commanded to stop when ``~/stop`` says so, when futures are missing or old, when
 images do not show its motion, surprise the model, repeat or come from several cameras, when a command is not
@@ -48,6 +49,7 @@ from jepa_ros.common.spin import create_steady_timer, run
 from jepa_ros.planner.command_publisher import CommandPublisher
 from jepa_ros.planner.parameters import PARAMETERS
 from jepa_ros.planner.policy_input import PolicyInput
+from jepa_ros.planner.proposal_input import ProposalInput
 from jepa_ros.planner.reach_action import ReachGoalServer
 from jepa_ros.world_model import output_messages
 from jepa_runtime.bundle import ACTION_LIMIT, HORIZON, NUM_SAMPLES, STEP_S
@@ -102,11 +104,15 @@ class PlannerNode(Node):
         self._lock = threading.RLock()
         self._odometry: OdometryInput | None = None
         self._policy: PolicyInput | None = None
+        self._proposals: ProposalInput | None = None
         method = self._values["search_method"]
+        requires = frozenset() if method == PolicyConfig.METHOD else find_search(method).requires
         if method == PolicyConfig.METHOD:
             self._policy = PolicyInput(self, self._values, self._lock)
-        elif "goal_pose" in find_search(method).requires:
+        if "goal_pose" in requires:
             self._odometry = OdometryInput(self, self._values["odometry_timeout_s"])
+        if "proposals" in requires:
+            self._proposals = ProposalInput(self, self._values, self._lock)
         self.command_publisher: CommandPublisher | None = None
         self._commands_key: tuple[Any, ...] = ()
         # The last published candidates.
@@ -162,6 +168,8 @@ class PlannerNode(Node):
     def _create_model(self, info: ModelInfo) -> ControllerModel:
         if self._policy is None:
             self._create_command_publisher(info)
+            if self._proposals is not None:
+                self._proposals.set_model(info)
             return create_controller_model(info, self._values)
         if self._policy.commands:
             self._create_command_publisher(info)
@@ -239,7 +247,11 @@ class PlannerNode(Node):
         self._counts["old_futures"] += e2e_ms > controller.timeout_s * 1e3
         try:
             futures = _read_futures(message, self._requested, self._values["search_method"])
-            futures = replace(futures, odometry=self._locate(futures.stamp_ns))
+            futures = replace(
+                futures,
+                odometry=self._locate(futures.stamp_ns),
+                proposals=self._proposals.remaining() if self._proposals and message.has_goal else None,
+            )
             return self._execute(controller.update(futures, age_s=e2e_ms / 1e3), message)
         except Exception as error:
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
@@ -305,6 +317,9 @@ class PlannerNode(Node):
             if self._policy is not None:
                 verdict = with_causes(verdict, self._policy.warnings())
                 self._policy.save()
+            if self._proposals is not None:
+                is_driving = self.controller.state in (State.SEEKING, State.STUCK)
+                verdict = with_causes(verdict, self._proposals.warnings(is_driving=is_driving))
             if self.command_publisher is not None:
                 verdict = with_causes(verdict, self.command_publisher.conflicts())
                 if self.command_publisher.stop_unacknowledged():
@@ -319,7 +334,7 @@ class PlannerNode(Node):
                 "compensated_ms": round(self._compensated_ms, 3),
                 **{f"stops/{cause}": count for cause, count in self.controller.safety_monitor.counts.items()},
                 **self._counts,
-                **({} if self._policy is None else self._policy.values()),
+                **self._policy_values(),
             }
         self._diagnostics.publish(
             output_messages.diagnostics(
@@ -330,6 +345,11 @@ class PlannerNode(Node):
                 stamp_ns=int(self.get_clock().now().nanoseconds),
             )
         )
+
+    def _policy_values(self) -> dict[str, Any]:
+        """Return the values of the policy, if there is one."""
+        policy = self._policy or self._proposals
+        return {} if policy is None else policy.values()
 
     def stop(self) -> None:
         """Stop the robot and wait until the command has been delivered."""
@@ -347,7 +367,7 @@ class PlannerNode(Node):
             "counters": {
                 **self._counts,
                 **stops,
-                **({} if self._policy is None else self._policy.values()),
+                **self._policy_values(),
                 "iterations": self.controller.iterations,
             },
             "samples_ms": {"e2e": round_ms(self._e2e.latest()["e2e_ms"])},

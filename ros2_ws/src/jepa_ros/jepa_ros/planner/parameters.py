@@ -7,9 +7,9 @@ from jepa_runtime.control import ControllerConfig, PolicyConfig
 from jepa_runtime.critic import CriticConfig
 from jepa_runtime.planning import CEMConfig, SteeringConfig, find_search, search_names
 
-# The futures of the world model node have no latents, and no policy proposes actions.
+# Searches that compute with latents need the model in their process.
 _SEARCHES = [find_search(name) for name in search_names()]
-SEARCH_METHODS = tuple(each.name for each in _SEARCHES if not each.requires & {"latents", "proposals"})
+SEARCH_METHODS = tuple(each.name for each in _SEARCHES if "latents" not in each.requires)
 _DEFAULTS, _CEM, _STEERING = ControllerConfig(), CEMConfig(), SteeringConfig()
 _POLICY, _CRITIC = PolicyConfig(), CriticConfig()
 
@@ -19,7 +19,8 @@ PARAMETERS = (
         default=CEMConfig.METHOD,
         description="How the planner finds its plan. "
         + " ".join(f"{each.name}: {each.summary}." for each in _SEARCHES if each.name in SEARCH_METHODS)
-        + " policy: none; it executes the candidates on ~/policy_candidates that the critic allows.",
+        + " policy: none; it executes the candidates that the critic allows. Those of a policy arrive on "
+        "~/policy_candidates.",
         choices=(*SEARCH_METHODS, PolicyConfig.METHOD),
         read_only=True,
     ),
@@ -211,7 +212,7 @@ PARAMETERS = (
         name="policy_timeout_s",
         default=_POLICY.timeout_s,
         description="With a policy, maximum time from the arrival of candidates to their verdict; later they "
-        "are not judged [s].",
+        "are not judged, and no search starts from them [s].",
         low=0.02,
         high=60.0,
         read_only=True,
