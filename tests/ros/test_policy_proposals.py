@@ -25,7 +25,8 @@ TIMEOUT_S = 0.6
 def robot(shared_graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Robot:
     """Return a robot that searches among 8 candidates, of which 2 are those of the policy."""
     state = tmp_path_factory.mktemp("state") / "critic.json"
-    return Robot(shared_graph, state, search_method="policy_cem", topk=1, policy_timeout_s=TIMEOUT_S)
+    parameters = {"topk": 1, "policy_timeout_s": TIMEOUT_S, "stuck_after_s": 2.0}
+    return Robot(shared_graph, state, search_method="policy_cem", **parameters)
 
 
 def requested(robot: Robot) -> np.ndarray:
