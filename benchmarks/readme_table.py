@@ -9,7 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from readme_tables.models import distilled, first_person_time_charged, students, time_charged, trusted
+from readme_tables.models import (
+    clips,
+    distilled,
+    first_person_time_charged,
+    students,
+    time_charged,
+    trusted,
+)
 from readme_tables.runtime import critic, critic_keep_out, latency, lewm, limits, measured, planners, routes
 from readme_tables.updates import updates
 from readme_tables.worlds import first_person, first_person_mujoco, first_person_robot
@@ -23,7 +30,7 @@ TABLES = {
     "critic_keep_out": critic_keep_out, "planners": planners,
     "first_person": first_person, "first_person_mujoco": first_person_mujoco,
     "first_person_robot": first_person_robot, "time_charged": time_charged,
-    "first_person_time_charged": first_person_time_charged,
+    "first_person_time_charged": first_person_time_charged, "clips": clips,
 }  # fmt: skip
 # Tables of each page.
 PAGES = {
@@ -32,6 +39,7 @@ PAGES = {
     "docs/explanation/latency.md": ("time_charged", "first_person_time_charged"),
     "docs/how-to/critic.md": ("critic", "critic_keep_out"),
     "docs/how-to/teach-and-repeat.md": ("routes",),
+    "docs/tutorials/your-model.md": ("clips",),
     "docs/worlds.md": ("planners", "first_person", "first_person_robot", "first_person_mujoco"),
 }
 

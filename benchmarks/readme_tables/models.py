@@ -105,6 +105,38 @@ def _charged(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def clips() -> str:
+    """Return what stills, clips and a causal encoder of one teacher know of motion, cost and reproduce."""
+    report = read("clips")
+    encoder, frames, probe = report["network"]["encoder"], report["frames"], report["probe"]
+    (published,) = (name for name in report["rows"][0]["multiply_adds"] if name != "small")
+    patches, versions = (encoder["px"] // encoder["patch"]) ** 2, report["machine"]["versions"]
+    lines = [
+        f"Small network: {encoder['depth']} blocks, width {encoder['width']}, {patches} tokens per step, "
+        f"random weights; N = {frames}.",
+        f"Times are of one thread of OpenVINO {versions['openvino']} on "
+        f"{processor(report['machine']['cpu'])}, shared with other processes;",
+        f"the three were called in turn, {report['rows'][0]['call_ms']['n']} times each.",
+        f"Motion: accuracy of the linear probe on {probe['images'] // 2} held-out images (chance: "
+        f"{probe['chance']:.0%}). Parity: worst cosine and largest difference to torch of the golden",
+        "latents (`benchmarks/clips.py`).",
+        "",
+        f"| `--time` | calls per second | {published}: G multiply-adds per call; per second | small network: "
+        "motion | ms per call, p50; p99 | ms per second | parity |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        rate, took, parity = row["calls_per_s"], row["call_ms"], row["parity"]
+        name = row["time"] if row["time"] == "still" else f"{row['time']}:{frames}"
+        per_call = row["multiply_adds"][published] / 1e9
+        lines.append(
+            f"| `{name}` | {rate:g} | {per_call:.1f}; {per_call * rate:.0f} | {row['probe_accuracy']:.0%} | "
+            f"{took['p50']:.1f}; {took['p99']:.1f} | {took['p50'] * rate:.0f} | {parity['min_cosine']:.6f}; "
+            f"{parity['max_abs']:.1g} |"
+        )
+    return "\n".join(lines)
+
+
 def distilled() -> str:
     """Return the results of a distillation in Two Rooms."""
     report = read("distill")

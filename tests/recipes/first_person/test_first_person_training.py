@@ -273,7 +273,7 @@ def recorded_call(
 def test_recipe_trains_the_number_of_frames(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {
         "seed": 3, "frames": 20_000_000, "prediction_frames": 5000, "threads": 1, "episodes": 7,
-        "teacher": None, "size": "base", "layouts": 40, "bf16": False,
+        "teacher": None, "size": "base", "layouts": 40, "bf16": False, "schedule_scale": 1.0,
     }  # fmt: skip
     settings["command"] = (
         "jepa-export train first_person --size base --seed 3 --layouts 40 --frames 20000000 "
@@ -281,6 +281,12 @@ def test_recipe_trains_the_number_of_frames(monkeypatch: pytest.MonkeyPatch, tmp
     )
     given = ("--frames", "20000000", "--prediction-frames", "5000", "--threads", "1", "--episodes", "7")
     assert recorded_call(monkeypatch, tmp_path, *given, "--layouts", "40") == (tmp_path, settings)
+
+
+def test_recipe_scales_the_schedule_if_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, settings = recorded_call(monkeypatch, tmp_path, "--schedule-scale", "0.1")
+    assert settings["schedule_scale"] == 0.1
+    assert "--schedule-scale 0.1" in settings["command"]
 
 
 def test_recipe_with_distill_trains_a_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
