@@ -7,6 +7,22 @@ from typing import Any
 from rclpy.action import ActionClient
 
 
+def await_action(graph: Any, client: ActionClient, rejected: Any) -> None:
+    """Wait until the server answers; ``rejected`` is a goal that it rejects, and is sent repeatedly.
+
+    A client may count a server as ready before both match each other, and a goal or its answer is then lost.
+    """
+    graph.until(client.server_is_ready, "the action server")
+    sent: list[Any] = []
+    graph.until(
+        lambda: any(future.done() for future in sent),
+        "an answer to a goal",
+        meanwhile=lambda: sent.append(client.send_goal_async(rejected)),
+        every_s=2.0,
+    )
+    assert not any(future.done() and future.result().accepted for future in sent)
+
+
 class RouteGoal:
     """A goal of one of the actions."""
 

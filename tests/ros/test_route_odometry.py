@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,11 @@ from jepa_runtime.routes import Route
 from jepa_runtime.util.poses import Pose, compose, relative
 from tests.ros.plane_bundle import make_plane_bundle
 from tests.ros.plane_robot import PlaneRobot, odometry_message
-from tests.ros.route_goals import RouteGoal
+from tests.ros.route_goals import RouteGoal, await_action
 
 pytestmark = pytest.mark.ros
 
 START_S, ROUTE_S = 60.0, 60.0
-DISCOVERY_S = 1.0
 PATIENCE_S = 2.0
 # Ahead, to the left, and ahead: speed, turning rate, duration.
 TAUGHT = ((0.4, 0.0, 2.0), (0.4, 0.7, 1.5), (0.4, 0.0, 1.5))
@@ -97,8 +97,8 @@ class Nodes:
         self.graph.until(
             lambda: log.read_text().count("accepts goals") == self._starts, "the route node", START_S
         )
-        # A client may count a server as ready before both match each other, and its request is then lost.
-        self.graph.spin_for(DISCOVERY_S)
+        await_action(self.graph, self.teach_client, TeachRoute.Goal(duration_s=-1.0))
+        await_action(self.graph, self.repeat_client, RepeatRoute.Goal(start=math.nan))
 
     def teach(self, name: str, meanwhile: Callable[[int], None] = lambda _: None) -> Any:
         """Drive the taught path and return the result; ``meanwhile`` is called before each part of it."""
@@ -315,11 +315,14 @@ def test_score_latents_reads_the_pose_of_the_newest_image(at_start: Nodes) -> No
 
 def test_node_that_requires_odometry_neither_teaches_nor_repeats_without_it(at_start: Nodes) -> None:
     graph = at_start.graph
+    taught = Route.open(at_start.folder / "first")
+    key_frames = tuple(replace(key_frame, pose=None) for key_frame in taught.key_frames)
+    replace(taught, key_frames=key_frames).save(at_start.folder / "unlocated")
     assert graph.stop("route") == 0
     at_start.start_route_node(use_odometry="always")
     at_start.await_route_node()
     assert_reached(at_start, at_start.start("first"), at_start.ended)
-    assert_aborted(at_start, at_start.start("jumped"), "the route has no odometry")
+    assert_aborted(at_start, at_start.start("unlocated"), "the route has no odometry")
     at_start.robot.has_odometry = False
     graph.spin_for(1.5)
     handle = RouteGoal(graph, at_start.teach_client, TeachRoute.Goal(name="required"))
