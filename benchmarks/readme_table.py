@@ -13,6 +13,7 @@ from readme_tables.models import (
     clips,
     distilled,
     first_person_time_charged,
+    stable_worldmodel,
     students,
     time_charged,
     trusted,
@@ -31,11 +32,21 @@ TABLES = {
     "first_person": first_person, "first_person_mujoco": first_person_mujoco,
     "first_person_robot": first_person_robot, "time_charged": time_charged,
     "first_person_time_charged": first_person_time_charged, "clips": clips,
+    "stable_worldmodel": stable_worldmodel,
 }  # fmt: skip
 # Tables of each page.
 PAGES = {
     "README.md": ("measured",),
-    "docs/benchmarks.md": ("latency", "limits", "updates", "students", "distilled", "trusted", "lewm"),
+    "docs/benchmarks.md": (
+        "latency",
+        "limits",
+        "updates",
+        "students",
+        "distilled",
+        "trusted",
+        "lewm",
+        "stable_worldmodel",
+    ),
     "docs/explanation/latency.md": ("time_charged", "first_person_time_charged"),
     "docs/how-to/critic.md": ("critic", "critic_keep_out"),
     "docs/how-to/teach-and-repeat.md": ("routes",),

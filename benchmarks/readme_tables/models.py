@@ -252,3 +252,34 @@ def trusted() -> str:
             f" expected: at most {surprise['max_expected_false_alarms']:.1f} of each.",
         ]
     )
+
+
+def stable_worldmodel() -> str:
+    """Return the goals reached under the evaluator of stable-worldmodel, one row per driver."""
+    report = read("stable_worldmodel")
+    rates = {(row["pairs"], row["driver"]): row for row in report["rows"]}
+    labels, planner, recordings = list(report["pairs"]), report["planner"], report["recordings"]
+    drivers = list(dict.fromkeys(row["driver"] for row in report["rows"]))
+    number = report["rows"][0]["episodes"]
+    samples = next(iter(report["models"].values()))["samples"]
+    lines = [
+        f"{report['environment']} of stable-worldmodel {report['machine']['versions']['stable-worldmodel']}: "
+        f"{number} pairs per set from {recordings['episodes']} recordings of the package's expert, goals "
+        "reached and Wilson 95% interval.",
+        f"CEM of the package with {samples} samples and {planner['iterations']} iterations: "
+        f"{planner['horizon']} blocks of {planner['block']} steps, planned again after "
+        f"{planner['receding']}.",
+        f"{processor(report['machine']['cpu'])}.",
+        "",
+        f"| | {' | '.join(labels)} |",
+        "|" + "---|" * (1 + len(labels)),
+    ]
+    for driver in drivers:
+        model = report["models"].get(driver)
+        name = f"{driver}, {model['precision'].replace('int', 'INT')}" if model else driver
+        cells = [
+            f"{row['reached']} ({span(row['interval'])})"
+            for row in (rates[label, driver] for label in labels)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Simulated worlds that record what models are trained on."""
+"""Worlds whose recordings models are trained on."""

@@ -18,6 +18,7 @@ class TrainingWorld(Protocol):
         description: Description in the bundle.
         varies: There is more than one layout.
         top_speed: Largest norm of an action, in ``action_units``.
+        step_s: Duration of an action.
     """
 
     @property
@@ -34,6 +35,9 @@ class TrainingWorld(Protocol):
 
     @property
     def top_speed(self) -> float: ...
+
+    @property
+    def step_s(self) -> float: ...
 
     @property
     def action_names(self) -> tuple[str, str]: ...
@@ -55,6 +59,10 @@ class TrainingWorld(Protocol):
         """Record trajectories, see :func:`jepa_export.data.two_rooms_recordings.record`."""
         ...
 
-    def world(self) -> World:
-        """Return the world in which a trained model is evaluated."""
+    def held_out(self) -> TrainingWorld:
+        """Return the world whose recordings errors and thresholds are measured on."""
+        ...
+
+    def world(self) -> World | None:
+        """Return the world in which a trained model is evaluated; None: no closed loop is run."""
         ...

@@ -25,6 +25,7 @@ class ReacherTrainingWorld:
     description = "Reacher-v5 of Gymnasium: an arm with two velocity-controlled joints, seen from above"
     varies = True
     top_speed = MAX_JOINT_RADPS
+    step_s = STEP_S
     action_names = ("joint0.velocity", "joint1.velocity")
     action_units = ("rad/s", "rad/s")
 
@@ -59,6 +60,9 @@ class ReacherTrainingWorld:
             actions.reshape(*shape, *actions.shape[1:]),
             positions.reshape(*shape, *positions.shape[1:]),
         )
+
+    def held_out(self) -> ReacherTrainingWorld:
+        return self
 
     def world(self) -> Reacher:
         return Reacher()

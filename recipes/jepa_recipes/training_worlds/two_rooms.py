@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jepa_export.data.two_rooms_recordings import Recordings, record
+from jepa_export.data.two_rooms_recordings import STEP_S, Recordings, record
 from jepa_sim.worlds import TwoRooms
 from jepa_sim.worlds.two_rooms_geometry import MAX_SPEED_MPS, LayoutKind
 
@@ -16,6 +16,7 @@ class TwoRoomsTrainingWorld:
 
     kind: LayoutKind
     top_speed = MAX_SPEED_MPS
+    step_s = STEP_S
     action_names = ("linear.x", "linear.y")
     action_units = ("m/s", "m/s")
 
@@ -52,6 +53,9 @@ class TwoRoomsTrainingWorld:
             standing=standing,
             pressing=pressing,
         )
+
+    def held_out(self) -> TwoRoomsTrainingWorld:
+        return self
 
     def world(self) -> TwoRooms:
         return TwoRooms(layout=self.kind, seed=0)

@@ -24,7 +24,7 @@ from jepa_export.bundling.manifest_fields import (
 from jepa_export.bundling.predictor_bundle import encoder_variants, write_predictor_bundle
 from jepa_export.bundling.student_bundle import GOLDEN_CANDIDATES, GOLDEN_FRAMES, sample_candidates
 from jepa_export.bundling.variants import DEFAULT_TARGETS, VariantKey
-from jepa_export.data.two_rooms_recordings import STEP_S, Recordings
+from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.distillation.frozen_encoders import BundleEncoder
 from jepa_export.targets.onnx import export_onnx
 from jepa_export.targets.openvino import compress_int8, convert, quantize_int8, save
@@ -93,7 +93,8 @@ def write_two_token_bundle(
     settings = _settings(model.training_world, command, variants)
     with build_bundle(folder, progress) as builder:
         metrics = measure(model.encoder, model.predictor, model.held_out, HORIZON)
-        frames = model.training_world.record(
+        world = model.training_world.held_out()
+        frames = world.record(
             (0, _CALIBRATION_STREAM),
             layouts=CALIBRATION_FRAMES // 4,
             trajectories=1,
@@ -102,7 +103,7 @@ def write_two_token_bundle(
         _write_graphs(model, frames, builder.staging, settings=settings, int8=int8)
         golden_frames = frames[:: len(frames) // GOLDEN_FRAMES][:GOLDEN_FRAMES]
         builder.write_golden_outputs(**_golden_outputs(model, settings, golden_frames))
-        standing = model.training_world.record(
+        standing = world.record(
             (0, _STANDING_STREAM),
             layouts=256,
             trajectories=1,
@@ -208,7 +209,7 @@ def _settings(
         history_size=1,
         horizon=HORIZON,
         num_samples=NUM_SAMPLES,
-        step_s=STEP_S,
+        step_s=training_world.step_s,
         rate_hz=30.0,
         variants=variants,
         command=command,

@@ -148,11 +148,8 @@ def _measured(
     bundle: Bundle, training_world: TrainingWorld, episodes: int, *, baselines: bool
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"multiply_adds": bundle_multiply_adds(bundle)}
-    if episodes:
+    if episodes and (evaluated := training_world.world()) is not None:
         plan = Plan(episodes=episodes, baselines=baselines)
-        with (
-            closing(training_world.world()) as world,
-            progress(len(plan.seeds) * episodes, Console()) as tick,
-        ):
+        with closing(evaluated) as world, progress(len(plan.seeds) * episodes, Console()) as tick:
             found["closed_loop"] = closed_loop(bundle, world, plan, tick=tick).as_dict()
     return found

@@ -80,6 +80,9 @@ RECIPES: dict[str, Recipe] = {
     "reacher": Recipe(
         representation_steps=300, layouts=48, dynamics_steps=3000, temporal_distance_steps=2000
     ),
+    "stable_worldmodel": Recipe(
+        representation_steps=450, layouts=80, dynamics_steps=4000, temporal_distance_steps=3000
+    ),
 }
 TEACHER_RECIPES: dict[str, Recipe] = {
     "fixed": replace(RECIPES["fixed"], teacher=True),
@@ -303,7 +306,7 @@ def distill_predictor(
 
 
 def _held_out(training_world: TrainingWorld, seed: int, layouts: int) -> Recordings:
-    return training_world.record(
+    return training_world.held_out().record(
         (seed, _HELD_OUT_STREAM), layouts=layouts, trajectories=4, frames=HORIZON + 1, pressing=PRESSING
     )
 

@@ -37,7 +37,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_recipes_of_this_repository_are_installed() -> None:
-    assert find_recipes().keys() >= {"two_rooms", "reacher"}
+    assert find_recipes().keys() >= {"two_rooms", "reacher", "stable_worldmodel"}
 
 
 @pytest.mark.usefixtures("package")
