@@ -40,12 +40,14 @@ class Recordings:
         actions: float32 [G, M, T-1, 2], each held for :data:`STEP_S`.
         positions: float32 [G, M, T, 2] (m), for evaluation only: no loss uses them.
         layouts: Layouts of Two Rooms, for evaluation only.
+        joints: Joint angles of the robot, float32 [G, M, T, J] (rad), which its own encoders measure.
     """
 
     frames: Image
     actions: NDArray[np.float32]
     positions: NDArray[np.float32]
     layouts: Layouts | None = None
+    joints: NDArray[np.float32] | None = None
 
 
 def wander(rng: np.random.Generator, count: int, steps: int, top_speed: float = MAX_SPEED_MPS) -> Floats:

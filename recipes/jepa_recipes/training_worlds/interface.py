@@ -19,6 +19,7 @@ class TrainingWorld(Protocol):
         varies: There is more than one layout.
         top_speed: Largest norm of an action, in ``action_units``.
         step_s: Duration of an action.
+        joints: Number of joints whose angles are recorded and are a training target.
     """
 
     @property
@@ -38,6 +39,9 @@ class TrainingWorld(Protocol):
 
     @property
     def step_s(self) -> float: ...
+
+    @property
+    def joints(self) -> int: ...
 
     @property
     def action_names(self) -> tuple[str, str]: ...

@@ -26,6 +26,7 @@ class ReacherTrainingWorld:
     varies = True
     top_speed = MAX_JOINT_RADPS
     step_s = STEP_S
+    joints = 2
     action_names = ("joint0.velocity", "joint1.velocity")
     action_units = ("rad/s", "rad/s")
 
@@ -48,10 +49,12 @@ class ReacherTrainingWorld:
         balls = np.repeat([fingertip(sample_angles(rng)) for _ in range(layouts)], trajectories, axis=0)
         images = np.empty((runs, frames, FRAME_PX, FRAME_PX, 3), np.uint8)
         positions = np.empty((runs, frames, 2), np.float32)
+        joints = np.empty_like(positions)
         for run in range(runs):
             arm.stand(sample_angles(rng), balls[run])
             for index in range(frames):
-                images[run, index], positions[run, index] = arm.render(), fingertip(arm.angles)
+                images[run, index], joints[run, index] = arm.render(), arm.angles
+                positions[run, index] = fingertip(arm.angles)
                 if index < frames - 1:
                     arm.step(actions[run, index], STEP_S)
         shape = (layouts, trajectories)
@@ -59,6 +62,7 @@ class ReacherTrainingWorld:
             images.reshape(*shape, *images.shape[1:]),
             actions.reshape(*shape, *actions.shape[1:]),
             positions.reshape(*shape, *positions.shape[1:]),
+            joints=joints.reshape(*shape, *joints.shape[1:]),
         )
 
     def held_out(self) -> ReacherTrainingWorld:

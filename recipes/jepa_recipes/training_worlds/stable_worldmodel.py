@@ -121,6 +121,7 @@ class TwoRoomTrainingWorld:
     top_speed = 1.0
     # The environment draws ten images per second.
     step_s = BLOCK / 10
+    joints = 0
     action_names = ("action.x", "action.y")
     action_units = ("1", "1")
 

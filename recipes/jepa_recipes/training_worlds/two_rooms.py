@@ -17,6 +17,7 @@ class TwoRoomsTrainingWorld:
     kind: LayoutKind
     top_speed = MAX_SPEED_MPS
     step_s = STEP_S
+    joints = 0
     action_names = ("linear.x", "linear.y")
     action_units = ("m/s", "m/s")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jepa_export.bundling.manifest_fields import ERROR_QUANTILE, FALSE_ALARM_RATE
 from jepa_export.data.two_rooms_recordings import Recordings
-from jepa_recipes.two_token.networks import ROBOT, SCENE, Encoder, Energy, RobotPredictor
+from jepa_recipes.two_token.networks import ROBOT, SCENE, Encoder, Energy, JointEstimate, RobotPredictor
 
 ARRIVALS = 0.98
 HALF_STEP = 0.5
@@ -59,6 +59,20 @@ def measure(
         surprise_threshold=float(one_step.quantile(1 - FALSE_ALARM_RATE)),
         probe_m=probe.error_m,
     )
+
+
+@torch.no_grad()
+def joint_r2(encoder: nn.Module, joints: JointEstimate, held_out: Recordings) -> list[float]:
+    """Return the coefficient of determination of each joint angle's cosine and sine together."""
+    assert held_out.joints is not None
+    frames = torch.from_numpy(held_out.frames).flatten(0, 2)
+    robot = torch.cat([encoder(chunk)[:, ROBOT] for chunk in frames.split(64)])
+    angles = torch.from_numpy(held_out.joints).flatten(0, 2)
+    true = torch.stack([angles.cos(), angles.sin()])
+    error = joints(robot).unflatten(1, (2, -1)).transpose(0, 1) - true
+    spread = true - true.mean(dim=1, keepdim=True)
+    found: list[float] = (1 - error.pow(2).sum((0, 1)) / spread.pow(2).sum((0, 1))).tolist()
+    return found
 
 
 @torch.no_grad()

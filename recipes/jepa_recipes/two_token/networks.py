@@ -208,6 +208,21 @@ class InverseDynamics(nn.Module):
         return out
 
 
+class JointEstimate(nn.Module):
+    """Estimate of the cosines and sines of joint angles from robot tokens [..., dim], for training only.
+
+    It is linear, so equal turns of a joint move the token about equally far.
+    """
+
+    def __init__(self, joints: int, dim: int = LATENT_DIM) -> None:
+        super().__init__()
+        self.out = nn.Linear(dim, 2 * joints)
+
+    def forward(self, robot: Tensor) -> Tensor:
+        estimate: Tensor = self.out(robot)
+        return estimate
+
+
 class Energy(nn.Module):
     """Steps at top speed from a latent to a goal latent: [N, 2, dim], [1 or N, 2, dim] -> [N]."""
 

@@ -21,6 +21,7 @@ from jepa_recipes.two_token.networks import (
     SCENE,
     Encoder,
     InverseDynamics,
+    JointEstimate,
     Predictor,
 )
 
@@ -34,6 +35,9 @@ class RepresentationStage(ModuleStage):
     Scene token: equal for all frames of a layout, different between layouts (InfoNCE against a queue). Robot
     token: predictable from the action (predictive InfoNCE within a layout, regression, inverse dynamics),
     spread and decorrelated within the layout.
+
+    If the recordings contain joint angles, the robot token must contain them, in place of predictive InfoNCE:
+    that loss represents the joint that moves most of the image, and little of the others.
     """
 
     name = "representation"
@@ -55,6 +59,9 @@ class RepresentationStage(ModuleStage):
             "predictor": self.predictor,
             "inverse": self.inverse,
         }
+        self.joints = JointEstimate(training_world.joints) if training_world.joints else None
+        if self.joints is not None:
+            modules["joints"] = self.joints
         super().__init__(modules, steps=steps, learning_rate=2e-3, clip_norm=2.0)
         self._seed, self._training_world, self._renderer = seed, training_world, renderer
         self._queue = torch.randn(64, LATENT_DIM)
@@ -78,8 +85,14 @@ class RepresentationStage(ModuleStage):
         ).unflatten(0, scene.shape[:2])
         moved = self.inverse(robot[:, :, :-1], robot[:, :, 1:])
         within = (robot - robot.mean(dim=(1, 2), keepdim=True)).flatten(0, 2)
-        return {
-            "predictive_contrast": losses.predictive_contrast(predicted, robot, temperature),
+        if self.joints is None:
+            located = {"predictive_contrast": losses.predictive_contrast(predicted, robot, temperature)}
+        else:
+            assert data.joints is not None
+            angles = torch.from_numpy(data.joints)
+            target = torch.cat([angles.cos(), angles.sin()], dim=-1)
+            located = {"joints": 5.0 * functional.mse_loss(self.joints(robot), target)}
+        return located | {
             "prediction": 0.1 * functional.mse_loss(predicted, robot[:, :, 1:]),
             "inverse": 2.0 * functional.mse_loss(moved, actions / self._training_world.top_speed),
             "scene": 0.5 * self._scene_contrast(scene, self._temperature(step, 0.01)),

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from jepa_export.bundling.staging import write_errors_reported
 from jepa_export.data.two_rooms_recordings import Recordings
@@ -33,7 +34,14 @@ from jepa_recipes.two_token.distillation import (
 from jepa_recipes.two_token.dynamics import HORIZON, DynamicsStage
 from jepa_recipes.two_token.imagined_distances import load_or_compute_distances
 from jepa_recipes.two_token.latent_library import PRESSING, build_library, read_library
-from jepa_recipes.two_token.networks import ActionPrefixPredictor, Encoder, Energy, Predictor
+from jepa_recipes.two_token.metrics import joint_r2
+from jepa_recipes.two_token.networks import (
+    ActionPrefixPredictor,
+    Encoder,
+    Energy,
+    JointEstimate,
+    Predictor,
+)
 from jepa_recipes.two_token.predictor_distillation import PredictorDistillationStage
 from jepa_recipes.two_token.representation import RepresentationStage
 from jepa_recipes.two_token.temporal_distance import TemporalDistanceStage
@@ -54,6 +62,8 @@ class Recipe:
     Attributes:
         layouts: Size of the library that stages 2 and 3 learn from.
         teacher: Train the large networks of :data:`TEACHER` instead of those that a robot runs.
+        min_joints_r2: Smallest coefficient of determination of the joint angles, in a world with joints, with
+            which training goes on after stage 1.
     """
 
     representation_steps: int
@@ -62,6 +72,7 @@ class Recipe:
     temporal_distance_steps: int
     held_out_layouts: int = 48
     teacher: bool = False
+    min_joints_r2: float = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
         representation_steps=2500, layouts=1300, dynamics_steps=15000, temporal_distance_steps=8000
     ),
     "reacher": Recipe(
-        representation_steps=300, layouts=48, dynamics_steps=3000, temporal_distance_steps=2000
+        representation_steps=1200, layouts=96, dynamics_steps=6000, temporal_distance_steps=4000
     ),
     "stable_worldmodel": Recipe(
         representation_steps=450, layouts=80, dynamics_steps=4000, temporal_distance_steps=3000
@@ -184,6 +195,9 @@ def train(
         )
         run_stage(representation, folder)
         encoder = representation.encoder.eval()
+        held_out = _held_out(training_world, seed, recipe.held_out_layouts)
+        if representation.joints is not None:
+            _check_joints(encoder, representation.joints, held_out, recipe.min_joints_r2)
         library = build_library(
             encoder,
             seed,
@@ -198,7 +212,10 @@ def train(
         library, networks.predictor(training_world.top_speed), steps=recipe.dynamics_steps
     )
     run_stage(dynamics, folder, checkpoint_every=1000)
-    distances = load_or_compute_distances(library, dynamics.predictor.eval(), folder / "journeys.npy")
+    coordinates = representation.joints or nn.Identity()
+    distances = load_or_compute_distances(
+        library, dynamics.predictor.eval(), coordinates, folder / "journeys.npy"
+    )
     torch.manual_seed(seed + 2)
     temporal = TemporalDistanceStage(
         library,
@@ -209,7 +226,6 @@ def train(
         steps=recipe.temporal_distance_steps,
     )
     run_stage(temporal, folder, checkpoint_every=500)
-    held_out = _held_out(training_world, seed, recipe.held_out_layouts)
     return TrainedModel(
         training_world, encoder.eval(), temporal.predictor.eval(), temporal.energy.eval(), held_out
     )
@@ -303,6 +319,22 @@ def distill_predictor(
         )
         run_stage(stage, folder, checkpoint_every=1000)
     return stage.predictor.eval(), _held_out(training_world, seed, recipe.held_out_layouts)
+
+
+def _check_joints(encoder: Encoder, joints: JointEstimate, held_out: Recordings, minimum: float) -> None:
+    """Check that each joint can be read from the robot token; later stages cannot make up for it.
+
+    Raises:
+        JepaExportError: The coefficient of determination of a joint is below ``minimum``.
+    """
+    found = joint_r2(encoder, joints, held_out)
+    if min(found) < minimum:
+        listed = ", ".join(f"{value:.2f}" for value in found)
+        raise JepaExportError(
+            f"the encoder does not represent every joint: R2 of the joint angles on held-out recordings is "
+            f"{listed}, less than {minimum:g}; train stage 1 for longer, or with another --seed",
+            code="training.joints_not_represented",
+        )
 
 
 def _held_out(training_world: TrainingWorld, seed: int, layouts: int) -> Recordings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jepa_recipes.two_token.training import Recipe, train
 from jepa_runtime.bundle import Bundle
 from jepa_runtime.errors import WorldError
 from jepa_sim.closed_loop.run import Plan, closed_loop
-from jepa_sim.worlds.reacher import LINKS_M, MAX_JOINT_RADPS, Reacher
+from jepa_sim.worlds.reacher import LINKS_M, MAX_JOINT_RADPS, Reacher, fingertip
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,12 @@ def test_recordings_follow_from_the_seed_and_stay_within_reach(training_world: R
     assert drawn.frames.shape == (2, 2, 3, 128, 128, 3) and drawn.actions.shape == (2, 2, 2, 2)
     assert np.linalg.norm(drawn.actions, axis=-1).max() <= MAX_JOINT_RADPS
     assert np.linalg.norm(drawn.positions, axis=-1).max() <= sum(LINKS_M) + 1e-6
+    assert drawn.joints is not None and drawn.joints.shape == (2, 2, 3, training_world.joints)
+    np.testing.assert_allclose(
+        [[[fingertip(angles) for angles in run] for run in layout] for layout in drawn.joints],
+        drawn.positions,
+        atol=1e-6,
+    )
     path = np.linalg.norm(np.diff(drawn.positions, axis=2), axis=-1)
     assert path.max() <= 2 * MAX_JOINT_RADPS * STEP_S * sum(LINKS_M)
     repeated = training_world.record((0, 1), layouts=2, trajectories=2, frames=3)
@@ -62,7 +69,12 @@ def test_trained_model_becomes_a_bundle_that_reaches_goals(
     training_world: ReacherTrainingWorld, tmp_path: Path
 ) -> None:
     recipe = Recipe(
-        representation_steps=2, layouts=4, dynamics_steps=4, temporal_distance_steps=2, held_out_layouts=4
+        representation_steps=2,
+        layouts=4,
+        dynamics_steps=4,
+        temporal_distance_steps=2,
+        held_out_layouts=4,
+        min_joints_r2=-math.inf,
     )
     model = train(tmp_path / "run", seed=0, training_world=training_world, recipe=recipe)
     write_two_token_bundle(

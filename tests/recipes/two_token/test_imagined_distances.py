@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_recipes.two_token.imagined_distances import latent_step, load_or_compute_distances, steps_between
 from jepa_recipes.two_token.latent_library import LatentLibrary
@@ -52,7 +52,7 @@ def latents(points: list[tuple[float, float]]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def walled() -> np.ndarray:
-    return steps_between(latents(POINTS), Plane(), UNIT).numpy()
+    return steps_between(latents(POINTS), Plane(), UNIT, nn.Identity()).numpy()
 
 
 def between(steps: np.ndarray, start: tuple[float, float], end: tuple[float, float]) -> float:
@@ -72,7 +72,7 @@ def test_path_across_leads_through_the_door(
 
 
 def test_path_within_a_room_is_straight(walled: np.ndarray) -> None:
-    free = steps_between(latents(POINTS), Plane(wall=False), UNIT).numpy()
+    free = steps_between(latents(POINTS), Plane(wall=False), UNIT, nn.Identity()).numpy()
     for start, end in [((-1.0, -1.0), (-3.0, 1.0)), ((0.5, 3.0), (2.5, 3.0))]:
         assert between(walled, start, end) == pytest.approx(math.dist(start, end), abs=0.6)
     assert between(free, (-1.0, -1.0), (1.0, -1.0)) == pytest.approx(2.0, abs=0.2)
@@ -88,7 +88,7 @@ def test_distances_satisfy_the_triangle_inequality(walled: np.ndarray) -> None:
 
 
 def test_unreachable_latent_is_infinitely_far() -> None:
-    steps = steps_between(latents([(-1.0, 0.0), (-1.5, 0.0), (40.0, 0.0)]), Plane(), UNIT)
+    steps = steps_between(latents([(-1.0, 0.0), (-1.5, 0.0), (40.0, 0.0)]), Plane(), UNIT, nn.Identity())
     assert torch.isfinite(steps[:2, :2]).all()
     assert torch.isinf(steps[2, :2]).all() and torch.isinf(steps[:2, 2]).all()
 
@@ -111,17 +111,38 @@ def library(layouts: int = 2) -> LatentLibrary:
 
 
 def test_unit_of_distance_is_a_free_step_at_top_speed() -> None:
-    assert latent_step(library(), MAX_SPEED_MPS) == pytest.approx(UNIT, rel=0.01)
+    assert latent_step(library(), MAX_SPEED_MPS, nn.Identity()) == pytest.approx(UNIT, rel=0.01)
 
 
 def test_distances_of_all_layouts_are_cached(tmp_path: Path) -> None:
     recorded, cache = library(), tmp_path / "journeys.npy"
-    distances = load_or_compute_distances(recorded, Plane(), cache)
+    distances = load_or_compute_distances(recorded, Plane(), nn.Identity(), cache)
     assert distances.shape == (2, 33, 33) and distances.dtype == torch.float16
-    expected = steps_between(
-        recorded.latents[1].flatten(0, 1), Plane(), latent_step(recorded, MAX_SPEED_MPS)
-    ).half()
+    unit = latent_step(recorded, MAX_SPEED_MPS, nn.Identity())
+    expected = steps_between(recorded.latents[1].flatten(0, 1), Plane(), unit, nn.Identity()).half()
     assert torch.equal(distances[1], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["journeys.npy"]
     unused: Predictor = None  # type: ignore[assignment]
-    assert torch.equal(load_or_compute_distances(recorded, unused, cache), distances)
+    assert torch.equal(load_or_compute_distances(recorded, unused, nn.Identity(), cache), distances)
+
+
+class Flat(nn.Module):
+    """Coordinates in which the second component of a latent counts tenfold."""
+
+    def forward(self, robot: Tensor) -> Tensor:
+        return robot * torch.tensor([1.0, 10.0])
+
+
+class FlatPlane(Plane):
+    """A plane whose latents are flat."""
+
+    def rollout(self, scene: Tensor, robot: Tensor, actions: Tensor) -> Tensor:
+        scale = torch.tensor([1.0, 10.0])
+        return super().rollout(scene, robot * scale, actions) / scale
+
+
+def test_arrival_counts_each_coordinate_of_flat_latents() -> None:
+    flat = latents([(0.0, 0.0), (0.0, 2.0)]) / torch.tensor([1.0, 10.0])
+    predictor = FlatPlane(wall=False)
+    assert float(steps_between(flat, predictor, UNIT, Flat())[0, 1]) == pytest.approx(2.0, abs=0.1)
+    assert float(steps_between(flat, predictor, UNIT, nn.Identity())[0, 1]) < 0.5

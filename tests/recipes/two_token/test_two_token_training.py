@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_export.errors import JepaExportError
 from jepa_export.training.stage import TrainingStage
 from jepa_recipes.training_worlds.two_rooms import TwoRoomsTrainingWorld
 from jepa_recipes.two_token import training
-from jepa_recipes.two_token.networks import Encoder, Predictor
+from jepa_recipes.two_token.metrics import joint_r2
+from jepa_recipes.two_token.networks import Encoder, JointEstimate, Predictor
 from jepa_recipes.two_token.representation import RepresentationStage
 from jepa_recipes.two_token.training import Recipe, TrainedModel
 from tests.errors import code
@@ -149,3 +153,65 @@ def test_training_on_one_layout_has_no_scene_to_discriminate() -> None:
         values = stage.train_step(0)
     assert values["scene"] == 0.0
     assert values["predictive_contrast"] > 0
+
+
+@dataclass(frozen=True)
+class JointedWorld(TwoRoomsTrainingWorld):
+    """Two Rooms whose coordinates are those of two joints, in rad."""
+
+    joints = 2
+
+    def record(self, *arguments: Any, **options: Any) -> Recordings:
+        drawn = super().record(*arguments, **options)
+        return replace(drawn, joints=drawn.positions)
+
+
+def test_joint_angles_replace_predictive_contrast() -> None:
+    with ThreadPoolExecutor(1) as renderer:
+        stage = RepresentationStage(
+            0, Encoder(), Predictor(), training_world=JointedWorld("fixed"), steps=3, renderer=renderer
+        )
+        values = [stage.train_step(step) for step in range(3)]
+    assert "predictive_contrast" not in values[0]
+    assert values[2]["joints"] < values[0]["joints"]
+
+
+class FirstPixel(nn.Module):
+    """An encoder whose robot token starts with two sines and cosines that are stored in the first pixel."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames[:, 0, 0, None, :].float().repeat(1, 2, 1)
+
+
+def test_r2_of_joints_is_that_of_their_cosines_and_sines() -> None:
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(-3, 3, (2, 3, 4, 1)).astype(np.float32)
+    levels = np.round(127.5 + 127 * np.concatenate([np.cos(angles), np.sin(angles)], -1))
+    frames = np.zeros((2, 3, 4, 1, 1, 3), np.uint8)
+    frames[..., 0, 0, :2] = levels
+    unused = np.zeros((2, 3, 3, 2), np.float32)
+    held_out = Recordings(frames, unused, unused, joints=angles)
+    read = JointEstimate(1, dim=3)
+    with torch.no_grad():
+        read.out.weight.copy_(torch.tensor([[1 / 127, 0, 0], [0, 1 / 127, 0]]))
+        read.out.bias.fill_(-127.5 / 127)
+    assert joint_r2(FirstPixel(), read, held_out)[0] > 0.999
+    with torch.no_grad():
+        read.out.weight[1] = 0
+        read.out.bias[1] = float(np.sin(angles).mean())
+    assert joint_r2(FirstPixel(), read, held_out)[0] == pytest.approx(
+        float(np.cos(angles).var() / (np.cos(angles).var() + np.sin(angles).var())), abs=0.01
+    )
+
+
+def test_training_ends_if_the_encoder_does_not_represent_the_joints(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    world, recipe = JointedWorld("fixed"), replace(tiny_recipe, min_joints_r2=0.999)
+    with pytest.raises(JepaExportError, match=r"0\.999", check=code("training.joints_not_represented")):
+        training.train(tmp_path / "run", seed=0, training_world=world, recipe=recipe)
+    assert not (tmp_path / "run" / training.LIBRARY).exists()
+    model = training.train(
+        tmp_path / "free", seed=0, training_world=world, recipe=replace(recipe, min_joints_r2=-math.inf)
+    )
+    assert model.training_world is world
