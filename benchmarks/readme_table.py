@@ -13,12 +13,22 @@ from readme_tables.models import (
     clips,
     distilled,
     first_person_time_charged,
-    stable_worldmodel,
+    stable_worldmodel_reacher,
+    stable_worldmodel_two_room,
     students,
     time_charged,
     trusted,
 )
-from readme_tables.runtime import critic, critic_keep_out, latency, lewm, limits, measured, planners, routes
+from readme_tables.runtime import (
+    critic,
+    critic_keep_out,
+    latency,
+    lewm,
+    limits,
+    measured,
+    planners,
+    routes,
+)
 from readme_tables.updates import updates
 from readme_tables.worlds import first_person, first_person_mujoco, first_person_robot
 
@@ -32,7 +42,8 @@ TABLES = {
     "first_person": first_person, "first_person_mujoco": first_person_mujoco,
     "first_person_robot": first_person_robot, "time_charged": time_charged,
     "first_person_time_charged": first_person_time_charged, "clips": clips,
-    "stable_worldmodel": stable_worldmodel,
+    "stable_worldmodel_two_room": stable_worldmodel_two_room,
+    "stable_worldmodel_reacher": stable_worldmodel_reacher,
 }  # fmt: skip
 # Tables of each page.
 PAGES = {
@@ -45,7 +56,8 @@ PAGES = {
         "distilled",
         "trusted",
         "lewm",
-        "stable_worldmodel",
+        "stable_worldmodel_two_room",
+        "stable_worldmodel_reacher",
     ),
     "docs/explanation/latency.md": ("time_charged", "first_person_time_charged"),
     "docs/how-to/critic.md": ("critic", "critic_keep_out"),

@@ -254,9 +254,19 @@ def trusted() -> str:
     )
 
 
-def stable_worldmodel() -> str:
+def stable_worldmodel_two_room() -> str:
+    """Return the goals reached in TwoRoom of stable-worldmodel."""
+    return _stable_worldmodel("two_room")
+
+
+def stable_worldmodel_reacher() -> str:
+    """Return the goals reached in Reacher of stable-worldmodel."""
+    return _stable_worldmodel("reacher")
+
+
+def _stable_worldmodel(environment: str) -> str:
     """Return the goals reached under the evaluator of stable-worldmodel, one row per driver."""
-    report = read("stable_worldmodel")
+    report = read(f"stable_worldmodel_{environment}")
     rates = {(row["pairs"], row["driver"]): row for row in report["rows"]}
     labels, planner, recordings = list(report["pairs"]), report["planner"], report["recordings"]
     drivers = list(dict.fromkeys(row["driver"] for row in report["rows"]))
@@ -264,7 +274,7 @@ def stable_worldmodel() -> str:
     samples = next(iter(report["models"].values()))["samples"]
     lines = [
         f"{report['environment']} of stable-worldmodel {report['machine']['versions']['stable-worldmodel']}: "
-        f"{number} pairs per set from {recordings['episodes']} recordings of the package's expert, goals "
+        f"{number} pairs per set from {recordings['episodes']} recordings of {recordings['with']}, goals "
         "reached and Wilson 95% interval.",
         f"CEM of the package with {samples} samples and {planner['iterations']} iterations: "
         f"{planner['horizon']} blocks of {planner['block']} steps, planned again after "

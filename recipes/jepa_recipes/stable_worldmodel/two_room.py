@@ -1,0 +1,98 @@
+"""TwoRoom of stable-worldmodel: the package's expert with the noise of its own script.
+
+An action of the model is the mean of :data:`BLOCK` successive actions of the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jepa_export.data.two_rooms_recordings import Recordings
+from jepa_recipes.stable_worldmodel.recordings import Rows, Source, read
+
+BLOCK = 3
+# Of the package's script that records TwoRoom.
+NOISE, REPEAT = 2.0, 0.05
+_EXPERT = "stable_worldmodel.envs.two_room.expert_policy"
+
+
+def expert(swm: ModuleType, seed: int, **settings: Any) -> Any:
+    """Return the package's expert, which knows positions and the door."""
+    del swm
+    return importlib.import_module(_EXPERT).ExpertPolicy(seed=seed, **settings)
+
+
+def _noisy_expert(swm: ModuleType, seed: int) -> Any:
+    return expert(swm, seed, action_noise=NOISE, action_repeat_prob=REPEAT)
+
+
+SOURCE = Source("two_room", "swm/TwoRoom-v1", _noisy_expert, ("state",))
+
+
+@dataclass(frozen=True)
+class TwoRoomTrainingWorld:
+    """TwoRoom as a :class:`~jepa_recipes.training_worlds.interface.TrainingWorld`.
+
+    Its data are windows of recordings, which are never rendered again.
+
+    Attributes:
+        folder: Folder that :func:`~.recordings.extract` wrote.
+        from_held_out: Windows are drawn from the recordings that are held out, instead of the others.
+    """
+
+    folder: Path
+    from_held_out: bool = False
+    kind = "stable_worldmodel"
+    model_id = "swm_two_room"
+    description = "TwoRoom of stable-worldmodel: a dot in two rooms, seen from above"
+    varies = False
+    top_speed = 1.0
+    # The environment draws ten images per second.
+    step_s = BLOCK / 10
+    joints = 0
+    action_names = ("action.x", "action.y")
+    action_units = ("1", "1")
+
+    def record(
+        self,
+        seed: Sequence[int],
+        *,
+        layouts: int,
+        trajectories: int,
+        frames: int,
+        steady_light: float = 1.0,
+        standing: bool = False,
+        pressing: float = 0.0,
+    ) -> Recordings:
+        """Draw windows; positions are in pixels. If ``standing``, a window repeats its first frame.
+
+        Raises:
+            JepaExportError: No recording is long enough.
+        """
+        del steady_light, pressing
+        rows = _rows(self.folder)
+        starts = rows.starts((frames - 1) * BLOCK, held_out=self.from_held_out)
+        chosen = np.random.default_rng(seed).choice(starts, (layouts, trajectories))
+        window = chosen[..., None] + np.arange(frames) * BLOCK * (not standing)
+        held = rows.actions[window[..., :-1, None] + np.arange(BLOCK)].mean(axis=-2) * (not standing)
+        return Recordings(rows.frames[window], held.astype(np.float32), rows.states[window])
+
+    def held_out(self) -> TwoRoomTrainingWorld:
+        return replace(self, from_held_out=True)
+
+    def world(self) -> None:
+        """Return none: benchmarks/stable_worldmodel_goals.py evaluates with the package."""
+        return
+
+
+@lru_cache(maxsize=2)
+def _rows(folder: Path) -> Rows:
+    return read(folder)
