@@ -27,6 +27,7 @@ from readme_tables.runtime import (
     limits,
     measured,
     planners,
+    predictors,
     routes,
 )
 from readme_tables.updates import updates
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = {
     "measured": measured, "latency": latency, "limits": limits, "updates": updates, "students": students,
     "distilled": distilled, "trusted": trusted, "lewm": lewm, "routes": routes, "critic": critic,
-    "critic_keep_out": critic_keep_out, "planners": planners,
+    "critic_keep_out": critic_keep_out, "planners": planners, "predictors": predictors,
     "first_person": first_person, "first_person_mujoco": first_person_mujoco,
     "first_person_robot": first_person_robot, "time_charged": time_charged,
     "first_person_time_charged": first_person_time_charged, "clips": clips,
@@ -63,7 +64,7 @@ PAGES = {
     "docs/how-to/critic.md": ("critic", "critic_keep_out"),
     "docs/how-to/teach-and-repeat.md": ("routes",),
     "docs/tutorials/your-model.md": ("clips",),
-    "docs/worlds.md": ("planners", "first_person", "first_person_robot", "first_person_mujoco"),
+    "docs/worlds.md": ("planners", "predictors", "first_person", "first_person_robot", "first_person_mujoco"),
 }
 
 

@@ -334,6 +334,34 @@ def planners() -> str:
     return "\n".join(lines)
 
 
+def predictors() -> str:
+    """Return success, errors and durations of predictors on the same encoder."""
+    lines: list[str] = []
+    for report in read_by_processor("predictors"):
+        rows, last = report["rows"], report["horizon"]
+        lines += [
+            f"Two Rooms, {rows[0]['episodes']} held-out episodes for each row, `{report['search']}` with the "
+            f"bundle's energy, one image and a plan of {report['iterations']} iterations per step; rollouts "
+            f"of {report['candidates']} candidates over {last} steps; {report['threads']} thread. "
+            f"{processor(report['machine']['cpu'])}. `benchmarks/predictors.py`.",
+            "",
+            f"| bundle | goals reached | error after 1; {last} steps, cm | multiply-adds "
+            "| rollouts p50; p99 ms | decision p50; p99 ms |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            first, final = (100 * row["error_m"][index] for index in (0, -1))
+            rollouts, decisions = (
+                f"{row[name]['p50']:.2f}; {row[name]['p99']:.2f}" for name in ("rollout_ms", "decision_ms")
+            )
+            lines.append(
+                f"| {row['model']}, {row['precision'].replace('int', 'INT')} | {_rate(row)} | {first:.1f}; "
+                f"{final:.1f} | {row['multiply_adds'] / 1e6:.1f} M | {rollouts} | {decisions} |"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
 def _steps(row: dict[str, Any]) -> str:
     """Return the mean duration of the episodes that reached their goal."""
     return "-" if row["mean_steps"] is None else f"{row['mean_steps']:.1f}"
