@@ -46,7 +46,7 @@ _NORMALIZE = Normalization(mean=(PIXEL_MEAN[0] / 255,) * 3, std=(PIXEL_STD[0] / 
 _TORQUES = ActionSpace(
     names=("joint0.torque", "joint1.torque"), units=("1", "1"), low=(-1.0, -1.0), high=(1.0, 1.0)
 )
-# A tenth of a radian is a large error.
+# Below this error of a cosine or sine the loss is quadratic, above it is linear.
 _SMALL = 0.05
 _CALIBRATION_RECORDINGS = 16
 
