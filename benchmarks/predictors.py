@@ -39,6 +39,31 @@ SEARCH = "cem"
 STEP_S = 0.2
 
 
+def check_comparable(models: Sequence[WorldModel]) -> None:
+    """Check that the models differ in their predictor only.
+
+    Raises:
+        JepaRuntimeError: They do not.
+    """
+    size = models[0].manifest.io.frame
+    frame = np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), np.uint8)
+
+    def common(model: WorldModel) -> tuple[object, ...]:
+        if model.manifest.io.frame != size:
+            return (model.manifest.io.frame,)
+        latent = model.encode(frame)
+        energy = model.energy(latent[None] + 1, latent)
+        return model.num_samples, model.manifest.horizon, latent.tobytes(), energy.tobytes()
+
+    expected = common(models[0])
+    for model in models[1:]:
+        if common(model) != expected:
+            raise JepaRuntimeError(
+                f"{model.bundle.path}: has another encoder, energy, horizon or number of candidates than "
+                f"{models[0].bundle.path}: give bundles that differ in their predictor only"
+            )
+
+
 def rollout_ms(models: Sequence[WorldModel], repeats: int) -> list[list[float]]:
     """Return durations of predicting all candidates over the whole horizon, in turns."""
     rng, found = np.random.default_rng(0), [[] for _ in models]
@@ -97,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             models = [
                 opened.enter_context(WorldModel.open(path, options=options)) for path in arguments.bundle
             ]
+            check_comparable(models)
             durations = rollout_ms(models, arguments.repeats)
             seeds = episode_seeds(arguments.seed, arguments.episodes)
             rows = [

@@ -24,6 +24,13 @@ def test_same_bundle_twice_has_the_same_successes(two_rooms_bundle: Path, tmp_pa
     assert len(first["error_m"]) == report["horizon"] and first["multiply_adds"] > 0
 
 
+def test_bundle_with_another_encoder_is_refused(
+    two_rooms_bundle: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predictors.main(["--bundle", str(two_rooms_bundle), str(toy_bundle)]) == 2
+    assert f"{toy_bundle}: has another encoder" in capsys.readouterr().err
+
+
 def test_missing_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predictors.main(["--bundle", str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err

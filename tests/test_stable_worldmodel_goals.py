@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jepa_runtime import Bundle
 from jepa_runtime.errors import JepaRuntimeError
 from tests.scripts import load
 
@@ -27,14 +29,14 @@ def recordings(*positions: list[float]) -> Any:
 
 def test_pairs_end_within_their_recording() -> None:
     dataset = recordings(list(range(5)), list(range(3)))
-    pairs = environment.Pairs(2, 4, has_goal=False)
+    pairs = environment.Pairs(2, 4, required=False)
     episodes, steps = benchmark.ENVIRONMENTS["two_room"].choose(dataset, pairs, 4, 0)
     assert list(zip(episodes.tolist(), steps.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
 def test_pairs_of_the_other_room_cross_the_wall() -> None:
     dataset = recordings([100.0, 110.0, 120.0, 130.0], [10.0, 20.0, 30.0])
-    pairs = environment.Pairs(1, 2, has_goal=True, counts=two_room.in_different_rooms)
+    pairs = environment.Pairs(1, 2, required=True, eligible=two_room.in_different_rooms)
     episodes, steps = two_room.TWO_ROOM.choose(dataset, pairs, 1, 0)
     assert (episodes.tolist(), steps.tolist()) == ([0], [1])
     with pytest.raises(JepaRuntimeError, match="1 pairs instead of 2: record more"):
@@ -43,7 +45,8 @@ def test_pairs_of_the_other_room_cross_the_wall() -> None:
 
 def of(units: str, max_norm: float | None) -> Any:
     """Return the actions of a bundle with these units and this largest norm."""
-    action = SimpleNamespace(units=[units, units], max_norm=max_norm)
+    names = ["linear.x", "linear.y"] if units == "m/s" else ["action.x", "action.y"]
+    action = SimpleNamespace(names=names, units=[units, units], max_norm=max_norm)
     bundle = SimpleNamespace(manifest=SimpleNamespace(io=SimpleNamespace(action=action)))
     return two_room.actions(bundle)
 
@@ -110,12 +113,12 @@ def test_policy_passes_the_latents_and_actions_of_past_blocks() -> None:
     for step in range(5):
         shown = np.full((2, 1, 4, 4, 3), step, np.uint8)
         policy.get_action({"pixels": shown, "goal": np.full_like(shown, 99)})
-    seen, done = (
-        [info[name][1].flatten().tolist() for info in package.received[::2]] for name in ("seen", "done")
+    seen, executed = (
+        [info[name][1].flatten().tolist() for info in package.received[::2]] for name in ("seen", "executed")
     )
     # The first frame also stands for what was before it. A missing action counts as none.
     assert seen == [[0, 0, 0], [0, 0, 2], [0, 2, 4]]
-    np.testing.assert_allclose(done, [[0, 0], [0, 3], [3, 4]], rtol=1e-6)
+    np.testing.assert_allclose(executed, [[0, 0], [0, 3], [3, 4]], rtol=1e-6)
     assert package.received[0]["goal_latent"].flatten().tolist() == [99, 99]
 
 
@@ -126,7 +129,7 @@ def test_cost_is_the_energy_of_all_steps_or_of_the_last(all_steps: bool, cost: f
         predict=lambda actions, **_: SimpleNamespace(energies=np.tile([1.0, 2.0], (len(actions), 1)))
     )
     bundle_cost = planning.BundleCost(model, planning.BlockActions(1, 1.0, None), all_steps=all_steps)
-    info = {name: torch.zeros(1, 3, 1, 1) for name in ("seen", "done", "goal_latent")}
+    info = {name: torch.zeros(1, 3, 1, 1) for name in ("seen", "executed", "goal_latent")}
     assert bundle_cost.get_cost(info, torch.zeros(1, 3, 2, 1)).tolist() == [[cost] * 3]
 
 
@@ -140,6 +143,13 @@ def test_missing_package_is_named(
     assert benchmark.main(["--bundle", "models/two_rooms"]) == 2
     error = capsys.readouterr().err
     assert "stable_worldmodel" in error and "pip install -r benchmarks/stable_worldmodel.txt" in error
+
+
+def test_bundle_of_another_robot_is_refused(two_rooms_bundle: Path) -> None:
+    bundle = Bundle.open(two_rooms_bundle)
+    assert two_room.actions(bundle).block == BLOCK
+    with pytest.raises(JepaRuntimeError, match=r"has the actions linear\.x, linear\.y"):
+        benchmark.REACHER.actions(bundle)
 
 
 @pytest.mark.parametrize(("rate", "status"), [(0.95, 0), (0.9, 1)])

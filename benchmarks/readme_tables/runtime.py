@@ -345,9 +345,9 @@ def predictors() -> str:
             f"of {report['candidates']} candidates over {last} steps; {report['threads']} thread. "
             f"{processor(report['machine']['cpu'])}. `benchmarks/predictors.py`.",
             "",
-            f"| bundle | goals reached | error after 1; {last} steps, cm | multiply-adds "
+            f"| bundle | goals reached | steps | error after 1; {last} steps, cm | multiply-adds "
             "| rollouts p50; p99 ms | decision p50; p99 ms |",
-            "|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             first, final = (100 * row["error_m"][index] for index in (0, -1))
@@ -355,8 +355,9 @@ def predictors() -> str:
                 f"{row[name]['p50']:.2f}; {row[name]['p99']:.2f}" for name in ("rollout_ms", "decision_ms")
             )
             lines.append(
-                f"| {row['model']}, {row['precision'].replace('int', 'INT')} | {_rate(row)} | {first:.1f}; "
-                f"{final:.1f} | {row['multiply_adds'] / 1e6:.1f} M | {rollouts} | {decisions} |"
+                f"| {row['model']}, {row['precision'].replace('int', 'INT')} | {_rate(row)} "
+                f"| {_steps(row)} | {first:.1f}; {final:.1f} | {row['multiply_adds'] / 1e6:.1f} M "
+                f"| {rollouts} | {decisions} |"
             )
         lines.append("")
     return "\n".join(lines[:-1])

@@ -23,15 +23,14 @@ class Pairs:
     Attributes:
         offset: Steps of the recording between them.
         budget: Steps of an episode.
-        has_goal: Whether the exit status depends on it.
-        counts: Function of the first column of the state at the starts and at the goals, which returns the
-            pairs that count; None: all do.
+        required: Whether the exit status depends on it.
+        eligible: Return which pairs are eligible, from the first state column at starts and goals; None: all.
     """
 
     offset: int
     budget: int
-    has_goal: bool
-    counts: Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.bool_]] | None = None
+    required: bool
+    eligible: Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,14 @@ class Environment:
         recordings: Their number, unless another is requested.
         recorded_with: What they were recorded with, for the report and its table.
         sets: Sets of pairs by name.
-        start: Methods of the environment that put it into a start and set the goal, as the package's
-            evaluator takes them.
-        floors: Creates the policies without a model from the package and a seed, by name.
-        actions: Returns the actions of the environment as a bundle takes them.
+        start: Methods of the environment that set its initial state and the goal, as the package's evaluator
+            takes them.
+        baselines: Creates the policies without a model from the package and a seed, by name.
+        block: Steps of the environment in an action of a bundle.
+        actions: Returns how a bundle takes the environment's actions, or raises JepaRuntimeError if the
+            bundle is for another robot.
         planner: Settings of the planner, unless others are requested.
-        goal: Success rate that a bundle should reach on sets with a goal.
+        required_rate: Success rate that a bundle should reach on the required sets.
     """
 
     source: Source
@@ -56,10 +57,11 @@ class Environment:
     recorded_with: str
     sets: Mapping[str, Pairs]
     start: list[dict[str, Any]]
-    floors: Callable[[ModuleType, int], dict[str, Callable[[], Any]]]
+    baselines: Callable[[ModuleType, int], dict[str, Callable[[], Any]]]
+    block: int
     actions: Callable[[Bundle], BlockActions]
     planner: PlannerSettings
-    goal: float
+    required_rate: float
 
     def choose(
         self, dataset: Any, pairs: Pairs, number: int, seed: int
@@ -69,9 +71,9 @@ class Environment:
         episode = np.repeat(np.arange(len(lengths)), lengths)
         step = np.concatenate([np.arange(length) for length in lengths])
         possible = np.flatnonzero(step <= lengths[episode] - pairs.offset - 1)
-        if pairs.counts is not None:
+        if pairs.eligible is not None:
             first = np.asarray(dataset.get_col_data(self.source.states[0]))[:, 0]
-            possible = possible[pairs.counts(first[possible], first[possible + pairs.offset])]
+            possible = possible[pairs.eligible(first[possible], first[possible + pairs.offset])]
         if len(possible) < number:
             raise JepaRuntimeError(f"{len(possible)} pairs instead of {number}: record more (--recordings)")
         chosen = np.sort(np.random.default_rng(seed).choice(possible, number, replace=False))

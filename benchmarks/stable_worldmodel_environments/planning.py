@@ -79,7 +79,7 @@ class BundleCost:
         futures = self._model.predict(
             self._actions.of_blocks(candidates[0].numpy()),
             latents=info["seen"][0, 0].numpy(),
-            history_actions=info["done"][0, 0].numpy(),
+            history_actions=info["executed"][0, 0].numpy(),
             goal=info["goal_latent"][0, 0].numpy(),
         )
         assert futures.energies is not None
@@ -102,14 +102,16 @@ def bundle_policy(
             self._step = 0
             self._seen: NDArray[np.float32] | None = None
             self._steps = np.zeros((env.num_envs, actions.block, manifest.action_size), np.float32)
-            self._done = np.zeros((env.num_envs, manifest.history_size - 1, manifest.action_size), np.float32)
+            self._executed = np.zeros(
+                (env.num_envs, manifest.history_size - 1, manifest.action_size), np.float32
+            )
 
         def get_action(self, info_dict: dict[str, Any], **_: Any) -> NDArray[np.float32]:
             """Return the actions of all environments."""
             if self._step % actions.block == 0:
                 self._observe(info_dict["pixels"])
                 self._goal = np.stack([_encode(model, shown) for shown in info_dict["goal"]])
-            history = {"seen": self._seen, "done": self._done, "goal_latent": self._goal}
+            history = {"seen": self._seen, "executed": self._executed, "goal_latent": self._goal}
             chosen: NDArray[np.float32] = super().get_action(info_dict | history)
             # The package asks nothing of an environment that has reached its goal.
             self._steps[:, self._step % actions.block] = np.nan_to_num(chosen)
@@ -122,8 +124,8 @@ def bundle_policy(
                 self._seen = np.repeat(latents, manifest.history_size, axis=1)
             else:
                 self._seen = np.concatenate([self._seen[:, 1:], latents], axis=1)
-                done = self._steps.mean(axis=1, keepdims=True) * actions.unit
-                self._done = np.concatenate([self._done, done], axis=1)[:, 1:]
+                executed = self._steps.mean(axis=1, keepdims=True) * actions.unit
+                self._executed = np.concatenate([self._executed, executed], axis=1)[:, 1:]
 
     solver = swm.solver.CEMSolver(
         BundleCost(model, actions, all_steps=settings.all_steps),

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from stable_worldmodel_environments.environment import Environment, Pairs
 from stable_worldmodel_environments.planning import BlockActions, PlannerSettings
 
-from jepa_recipes.stable_worldmodel.reacher import BLOCK, HORIZON, SOURCE
+from jepa_recipes.stable_worldmodel.reacher import BLOCK, HORIZON, SOURCE, TORQUES
 from jepa_runtime import Bundle
+from jepa_runtime.errors import JepaRuntimeError
 
 # Torques per rad and per rad/s of the joints, tuned on other recordings.
 STIFFNESS, DAMPING = (20.0, 20.0), (0.7, 0.7)
 
 
-def floors(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
+def baselines(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
     """Return functions that create the policies without a model, by name."""
     del seed
 
@@ -41,8 +42,17 @@ def floors(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
 
 
 def actions(bundle: Bundle) -> BlockActions:
-    """Return those of a bundle of Reacher."""
-    del bundle
+    """Return how a bundle takes the environment's actions.
+
+    Raises:
+        JepaRuntimeError: The bundle is for another robot.
+    """
+    names = tuple(bundle.manifest.io.action.names)
+    if names != TORQUES.names:
+        raise JepaRuntimeError(
+            f"{bundle.path}: has the actions {', '.join(names)}: give a bundle of "
+            "`jepa-export train stable_worldmodel --environment reacher`"
+        )
     return BlockActions(BLOCK, 1.0, None)
 
 
@@ -50,13 +60,14 @@ REACHER = Environment(
     source=SOURCE,
     recordings=60,
     recorded_with="random torques",
-    sets={"standard": Pairs(25, 50, has_goal=True)},
+    sets={"standard": Pairs(25, 50, required=True)},
     start=[
         {"method": "set_state", "args": {"qpos": {"value": "qpos"}, "qvel": {"value": "qvel"}}},
         {"method": "set_target_qpos", "args": {"target_qpos": {"value": "goal_qpos"}}},
     ],
-    floors=floors,
+    baselines=baselines,
+    block=BLOCK,
     actions=actions,
     planner=PlannerSettings(horizon=HORIZON, receding=1, iterations=6, topk=12, all_steps=True),
-    goal=0.86,
+    required_rate=0.86,
 )

@@ -21,8 +21,9 @@ from stable_worldmodel_environments.environment import Environment, Pairs
 from stable_worldmodel_environments.planning import BlockActions, PlannerSettings
 
 from jepa_recipes.stable_worldmodel.recordings import SIDE_PX
-from jepa_recipes.stable_worldmodel.two_room import BLOCK, NOISE, REPEAT, SOURCE, expert
+from jepa_recipes.stable_worldmodel.two_room import BLOCK, NOISE, REPEAT, SOURCE, TwoRoomTrainingWorld, expert
 from jepa_runtime import Bundle
+from jepa_runtime.errors import JepaRuntimeError
 
 WALL_PX, STEP_PX = 112.0, 5.0
 # The image of Two Rooms shows 4 m, and its actions are in force for 0.2 s.
@@ -34,7 +35,7 @@ def in_different_rooms(start: NDArray[np.floating], goal: NDArray[np.floating]) 
     return (start > WALL_PX) != (goal > WALL_PX)
 
 
-def floors(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
+def baselines(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
     """Return functions that create the policies without a model, by name."""
 
     class StraightLine(swm.policy.BasePolicy):  # type: ignore[misc, name-defined]
@@ -51,8 +52,17 @@ def floors(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
 
 
 def actions(bundle: Bundle) -> BlockActions:
-    """Return those of a bundle of Two Rooms (velocities in m/s) or of TwoRoom."""
+    """Return how a bundle takes the environment's actions: of Two Rooms (velocities in m/s) or of TwoRoom.
+
+    Raises:
+        JepaRuntimeError: The bundle is for another robot.
+    """
     described = bundle.manifest.io.action
+    if tuple(described.names) not in (TwoRoomTrainingWorld.action_names, ("linear.x", "linear.y")):
+        raise JepaRuntimeError(
+            f"{bundle.path}: has the actions {', '.join(described.names)}: give a bundle of "
+            "`jepa-export train stable_worldmodel` or of Two Rooms"
+        )
     unit = TWO_ROOMS_UNIT if set(described.units) == {"m/s"} else 1.0
     return BlockActions(BLOCK, unit, min(1.0, (described.max_norm or unit) / unit))
 
@@ -62,16 +72,17 @@ TWO_ROOM = Environment(
     recordings=400,
     recorded_with=f"the package's expert (noise {NOISE:g}, repeat {REPEAT:g})",
     sets={
-        "standard": Pairs(25, 50, has_goal=False),
-        "other room": Pairs(25, 50, has_goal=True, counts=in_different_rooms),
-        "offset 100": Pairs(100, 150, has_goal=True),
+        "standard": Pairs(25, 50, required=False),
+        "other room": Pairs(25, 50, required=True, eligible=in_different_rooms),
+        "offset 100": Pairs(100, 150, required=True),
     },
     start=[
         {"method": "_set_state", "args": {"state": {"value": "state"}}},
         {"method": "_set_goal_state", "args": {"goal_state": {"value": "goal_state"}}},
     ],
-    floors=floors,
+    baselines=baselines,
+    block=BLOCK,
     actions=actions,
     planner=PlannerSettings(horizon=3, receding=2, iterations=6, topk=8, all_steps=False),
-    goal=0.95,
+    required_rate=0.95,
 )

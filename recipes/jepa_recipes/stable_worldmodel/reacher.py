@@ -7,6 +7,7 @@ successive actions of the environment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -39,11 +40,11 @@ from jepa_runtime.bundle import Bundle
 from jepa_sim.worlds.gymnasium_adapter import FRAME_PX
 
 BLOCK = 2
-# The environment draws 25 images per second.
+# A step of the environment takes 0.04 s.
 STEP_S = BLOCK * 0.04
 HORIZON, NUM_SAMPLES = 8, 256
 _NORMALIZE = Normalization(mean=(PIXEL_MEAN[0] / 255,) * 3, std=(PIXEL_STD[0] / 255,) * 3)
-_TORQUES = ActionSpace(
+TORQUES = ActionSpace(
     names=("joint0.torque", "joint1.torque"), units=("1", "1"), low=(-1.0, -1.0), high=(1.0, 1.0)
 )
 # Below this error of a cosine or sine the loss is quadratic, above it is linear.
@@ -138,9 +139,7 @@ def rollout(predictor: nn.Module, history: Tensor, torques: Tensor) -> Tensor:
     return torch.stack(latents[HISTORY:], dim=1)
 
 
-def train_and_bundle(
-    out: Path, rows: Rows, *, command: str, seed: int, settings: dict[str, Any], recipe: Recipe
-) -> Bundle:
+def train_and_bundle(out: Path, rows: Rows, *, command: str, seed: int, recipe: Recipe) -> Bundle:
     """Train in ``out``/checkpoints, resuming from there, and write the bundle ``out``/bundle.
 
     Args:
@@ -148,25 +147,25 @@ def train_and_bundle(
         rows: Recordings.
         command: Command line for the provenance of the bundle.
         seed: Seed of weights and batches.
-        settings: What ``rows`` depend on; a folder with others is refused.
         recipe: Amount of training.
 
     Raises:
         JepaExportError: The folder belongs to other settings, or the bundle does not reproduce the networks.
     """
     checkpoints = out / "checkpoints"
-    claim_folder(checkpoints, settings | asdict(recipe) | {"seed": seed}, write=True)
+    claim_folder(checkpoints, asdict(recipe) | {"seed": seed}, write=True)
     lock_folder(checkpoints)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    seeing = EncoderStage(rows, recipe)
-    run_stage(seeing, checkpoints)
-    encoder, joints = seeing.encoder.eval(), seeing.joints
+    encoder_stage = EncoderStage(rows, recipe)
+    run_stage(encoder_stage, checkpoints)
+    encoder, joints = encoder_stage.encoder.eval(), encoder_stage.joints
     latents = _encode(encoder, rows)
     torch.manual_seed(seed + 1)
-    moving = PredictorStage(rows, latents, joints, recipe)
-    run_stage(moving, checkpoints)
-    predictor = moving.predictor.eval()
+    predictor_stage = PredictorStage(rows, latents, joints, recipe)
+    run_stage(predictor_stage, checkpoints)
+    predictor = predictor_stage.predictor.eval()
+    trained, held_out = rows.recordings(held_out=False), rows.recordings(held_out=True)
     bundle = export_bundle(
         out / "bundle",
         encoder=encoder,
@@ -174,18 +173,18 @@ def train_and_bundle(
         energy=ArmEnergy(joints),
         frame_size=(FRAME_PX, FRAME_PX),
         normalize=_NORMALIZE,
-        actions=_TORQUES,
+        actions=TORQUES,
         step_s=STEP_S,
         horizon=HORIZON,
         history=HISTORY,
         num_samples=NUM_SAMPLES,
-        calibration=_recordings(rows, held_out=False)[:_CALIBRATION_RECORDINGS],
-        held_out=_recordings(rows, held_out=True),
+        calibration=_recordings(rows, trained[:_CALIBRATION_RECORDINGS]),
+        held_out=_recordings(rows, held_out),
         model_id="swm_reacher",
         version="1.0.0",
         description="Reacher of stable-worldmodel: an arm with two joints that torques move, seen from above",
         license="Apache-2.0",
-        data=f"{settings['recordings']} recordings of random torques, with the angles of the joints",
+        data=f"{len(trained)} recordings of random torques, with the angles of the joints",
         seed=seed,
         command=command,
     )
@@ -204,8 +203,8 @@ def joint_errors(
     true = torch.from_numpy(rows.states[:, :JOINTS])[frames]
 
     def errors(estimated: Tensor, expected: Tensor) -> list[float]:
-        turned = angles(joints(estimated[..., 0, :])) - expected
-        wrapped = torch.atan2(turned.sin(), turned.cos())
+        difference = angles(joints(estimated[..., 0, :])) - expected
+        wrapped = torch.atan2(difference.sin(), difference.cos())
         return [round(float(value), 4) for value in wrapped.abs().flatten(0, -2).mean(0)]
 
     return {
@@ -222,8 +221,8 @@ def _pixels(frames: NDArray[np.uint8]) -> Tensor:
 
 
 def _cosines_and_sines(rows: Rows, chosen: NDArray[np.int64]) -> Tensor:
-    turned = torch.from_numpy(rows.states[chosen, :JOINTS])
-    return torch.cat([turned.cos(), turned.sin()], dim=-1)
+    joint_angles = torch.from_numpy(rows.states[chosen, :JOINTS])
+    return torch.cat([joint_angles.cos(), joint_angles.sin()], dim=-1)
 
 
 def _torques(rows: Rows) -> Tensor:
@@ -250,20 +249,20 @@ def _encode(encoder: ArmEncoder, rows: Rows) -> Tensor:
     return torch.cat(parts)
 
 
-def _recordings(rows: Rows, *, held_out: bool) -> list[ArrayRecording]:
-    """Return the recordings that are held out or the others, one frame for each step of the model."""
+def _recordings(rows: Rows, chosen: Sequence[range]) -> list[ArrayRecording]:
+    """Return recordings with one frame for each step of the model."""
     torques = _torques(rows).numpy()
     found = []
-    for start in rows.starts(int(rows.lengths.min()) - 1, held_out=held_out):
-        frames = np.arange(start, start + rows.lengths.min(), BLOCK)
+    for recording in chosen:
+        frames = np.asarray(recording[::BLOCK])
         found.append(
             ArrayRecording(
                 rows.frames[frames],
                 torques[frames[:-1]],
-                action_names=_TORQUES.names,
-                action_units=_TORQUES.units,
+                action_names=TORQUES.names,
+                action_units=TORQUES.units,
                 step_s=STEP_S,
-                name=f"reacher from row {start}",
+                name=f"reacher from row {recording.start}",
             )
         )
     return found

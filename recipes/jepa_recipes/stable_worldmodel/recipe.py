@@ -28,11 +28,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from jepa_export.bundling.staging import check_output
+    from jepa_export.training.checkpoint import claim_folder, lock_folder
+
     number = arguments.recordings or _RECORDINGS[arguments.environment]
     command = (
         f"jepa-export train stable_worldmodel --environment {arguments.environment} "
         f"--seed {arguments.seed} --recordings {number}"
     )
+    check_output(arguments.out / "bundle")
+    folder = arguments.out / "recordings"
+    settings = {"environment": arguments.environment, "recordings": number, "seed": arguments.seed}
+    claim_folder(folder, settings, write=True)
+    lock_folder(folder)
     train = _train_two_room if arguments.environment == "two_room" else _train_reacher
     return train(arguments, number, command)
 
@@ -62,7 +70,6 @@ def _train_reacher(arguments: argparse.Namespace, number: int, command: str) -> 
         rows,
         command=command,
         seed=arguments.seed,
-        settings={"recordings": number},
         recipe=Recipe(),
     )
     Console().print(f"bundle: {bundle.path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from rich.progress import track
 
 from jepa_export.errors import JepaExportError
 from jepa_runtime.imaging import Image, resize_into
+from jepa_runtime.util import atomic_files
 from jepa_sim.worlds.gymnasium_adapter import FRAME_PX
 
 SIDE_PX = 224
@@ -52,7 +54,7 @@ class Rows:
 
     Attributes:
         frames: uint8 [N, FRAME_PX, FRAME_PX, 3].
-        actions: float32 [N, A], in force from the frame on.
+        actions: float32 [N, A], in force from the frame on; meaningless at the last step of a recording.
         states: float32 [N, S].
         lengths: Steps of each recording.
     """
@@ -62,22 +64,22 @@ class Rows:
     states: NDArray[np.float32]
     lengths: NDArray[np.int64]
 
+    def recordings(self, *, held_out: bool) -> list[range]:
+        """Return the rows of each recording in the last tenth, which is held out, or in the rest."""
+        first_held_out = int(len(self.lengths) * (1 - HELD_OUT))
+        ends = np.cumsum(self.lengths)
+        found = [range(end - length, end) for length, end in zip(self.lengths, ends, strict=True)]
+        return found[first_held_out:] if held_out else found[:first_held_out]
+
     def starts(self, steps: int, *, held_out: bool) -> NDArray[np.int64]:
         """Return the rows that ``steps`` further steps of the same recording follow.
-
-        The last tenth of the recordings is held out; the others are returned if not ``held_out``.
 
         Raises:
             JepaExportError: No recording is long enough.
         """
-        ends = np.cumsum(self.lengths)
-        first_held_out = int(len(self.lengths) * (1 - HELD_OUT))
-        part = slice(first_held_out, None) if held_out else slice(first_held_out)
-        found = [
-            np.arange(end - length, end - steps)
-            for length, end in zip(self.lengths[part], ends[part], strict=True)
-        ]
-        if not (starts := np.concatenate(found)).size:
+        found = [np.arange(each.start, each.stop - steps) for each in self.recordings(held_out=held_out)]
+        starts = np.concatenate([np.empty(0, np.int64), *found])
+        if not starts.size:
             raise JepaExportError(
                 f"no recording has {steps + 1} steps; record more", code="training.too_few_recordings"
             )
@@ -102,6 +104,9 @@ def package() -> ModuleType:
 def record(folder: Path, source: Source, episodes: int, seed: int) -> Any:
     """Return recordings in ``folder`` as the package's dataset; record them if it has none.
 
+    Recording k begins as ``seed`` + k says: seeds of data that must not overlap are further apart than the
+    number of recordings.
+
     Raises:
         JepaExportError: The package is not installed.
     """
@@ -116,14 +121,13 @@ def record(folder: Path, source: Source, episodes: int, seed: int) -> Any:
             max_episode_steps=_MAX_STEPS,
             **source.settings,
         )
-        world.set_policy(source.policy(swm, seed))
         # An interrupted recording is not taken for a complete one.
-        with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+        with closing(world), tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
+            world.set_policy(source.policy(swm, seed))
             recorded = Path(unfinished) / path.name
             writer = _EpisodeWriter(swm.data.get_format("lance").open_writer(recorded))
             world.collect(writer=writer, episodes=episodes, seed=seed)
             recorded.rename(path)
-        world.close()
     return swm.data.load_dataset(str(path))
 
 
@@ -168,12 +172,13 @@ def extract(dataset: Any, source: Source, folder: Path) -> Rows:
             actions.append(np.asarray(episode["action"], np.float32))
             states.append(np.concatenate([np.asarray(episode[name]) for name in source.states], axis=1))
         frames.flush()
-        np.savez(
-            folder / _ROWS,
-            lengths=lengths,
-            actions=np.concatenate(actions),
-            states=np.concatenate(states).astype(np.float32),
-        )
+        with atomic_files.replacing(folder / _ROWS) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                lengths=lengths,
+                actions=np.concatenate(actions),
+                states=np.concatenate(states).astype(np.float32),
+            )
     return read(folder)
 
 

@@ -55,7 +55,7 @@ class TwoRoomTrainingWorld:
     description = "TwoRoom of stable-worldmodel: a dot in two rooms, seen from above"
     varies = False
     top_speed = 1.0
-    # The environment draws ten images per second.
+    # A step of the environment takes 0.1 s.
     step_s = BLOCK / 10
     joints = 0
     action_names = ("action.x", "action.y")

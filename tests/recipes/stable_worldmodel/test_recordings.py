@@ -52,6 +52,11 @@ def test_recordings_that_are_too_short_are_named() -> None:
         rows(20, 20).starts(30, held_out=False)
 
 
+def test_single_recording_leaves_none_to_train_on() -> None:
+    with pytest.raises(JepaExportError, check=code("training.too_few_recordings")):
+        rows(20).starts(1, held_out=False)
+
+
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
