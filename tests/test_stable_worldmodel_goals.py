@@ -13,6 +13,8 @@ from jepa_runtime import Bundle
 from jepa_runtime.errors import JepaRuntimeError
 from tests.scripts import load
 
+torch = pytest.importorskip("torch", reason="torch is not installed (extra export)")
+
 benchmark = load("stable_worldmodel_goals")
 environment = load("stable_worldmodel_environments.environment")
 planning = load("stable_worldmodel_environments.planning")
@@ -124,7 +126,6 @@ def test_policy_passes_the_latents_and_actions_of_past_blocks() -> None:
 
 @pytest.mark.parametrize(("all_steps", "cost"), [(True, 3.0), (False, 2.0)])
 def test_cost_is_the_energy_of_all_steps_or_of_the_last(all_steps: bool, cost: float) -> None:
-    torch = pytest.importorskip("torch")
     model: Any = SimpleNamespace(
         predict=lambda actions, **_: SimpleNamespace(energies=np.tile([1.0, 2.0], (len(actions), 1)))
     )
