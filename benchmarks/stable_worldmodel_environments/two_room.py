@@ -48,7 +48,7 @@ def baselines(swm: ModuleType, seed: int) -> dict[str, Callable[[], Any]]:
             length = np.linalg.norm(ahead, axis=-1, keepdims=True)
             return np.asarray(ahead / np.maximum(length, 1.0), np.float32)
 
-    return {"straight line": StraightLine, "expert": lambda: expert(swm, seed)}
+    return {"straight line": StraightLine, "expert": lambda: expert(seed)}
 
 
 def actions(bundle: Bundle) -> BlockActions:

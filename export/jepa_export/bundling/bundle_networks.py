@@ -86,9 +86,9 @@ class UnrolledPredictor(nn.Module):
         """Predict K futures of H steps.
 
         Args:
-            history_latents: [1, W, tokens, dim], oldest first.
+            history_latents: [1 or K, W, tokens, dim], oldest first.
             actions: [K, H, A], the first executed after the newest latent.
-            history_actions: [1, W-1, A], executed between the latents; None if W is 1.
+            history_actions: [1 or K, W-1, A], executed between the latents; None if W is 1.
 
         Returns:
             [K, H, tokens, dim].

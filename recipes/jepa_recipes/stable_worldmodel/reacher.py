@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_export import ActionSpace, ArrayRecording, Normalization, export_bundle
+from jepa_export.bundling.bundle_networks import UnrolledPredictor
 from jepa_export.evaluation.bundle_report import add_to_report
 from jepa_export.training.checkpoint import claim_folder, lock_folder
 from jepa_export.training.stage import ModuleStage, run_stage
@@ -30,12 +31,11 @@ from jepa_recipes.stable_worldmodel.reacher_networks import (
     ArmEncoder,
     ArmEnergy,
     ArmPredictor,
-    JointHead,
     angles,
 )
 from jepa_recipes.stable_worldmodel.recordings import Rows, Source
 from jepa_recipes.two_token.losses import decorrelation
-from jepa_recipes.two_token.networks import PIXEL_MEAN, PIXEL_STD
+from jepa_recipes.two_token.networks import PIXEL_MEAN, PIXEL_STD, JointEstimate
 from jepa_runtime.bundle import Bundle
 from jepa_sim.worlds.gymnasium_adapter import FRAME_PX
 
@@ -77,7 +77,7 @@ class EncoderStage(ModuleStage):
     name = "encoder"
 
     def __init__(self, rows: Rows, recipe: Recipe) -> None:
-        self.encoder, self.joints = ArmEncoder(), JointHead()
+        self.encoder, self.joints = ArmEncoder(), JointEstimate(JOINTS)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(
             {"encoder": self.encoder, "joints": self.joints},
@@ -105,7 +105,7 @@ class PredictorStage(ModuleStage):
 
     name = "predictor"
 
-    def __init__(self, rows: Rows, latents: Tensor, joints: JointHead, recipe: Recipe) -> None:
+    def __init__(self, rows: Rows, latents: Tensor, joints: JointEstimate, recipe: Recipe) -> None:
         self.predictor, self._joints = ArmPredictor(), joints.requires_grad_(False)
         super().__init__(
             {"predictor": self.predictor}, steps=recipe.predictor_steps, learning_rate=2e-3, clip_norm=2.0
@@ -133,10 +133,10 @@ _WINDOW = (HISTORY + HORIZON - 1) * BLOCK
 
 def rollout(predictor: nn.Module, history: Tensor, torques: Tensor) -> Tensor:
     """Return the latents [K, HORIZON, 1, dim] after [K, HISTORY, 1, dim], for torques between all of them."""
-    latents = list(history.unbind(1))
-    for index in range(HORIZON):
-        latents.append(predictor(torch.stack(latents[-HISTORY:], dim=1), torques[:, index : index + HISTORY]))
-    return torch.stack(latents[HISTORY:], dim=1)
+    predicted: Tensor = UnrolledPredictor(predictor)(
+        history, torques[:, HISTORY - 1 :], torques[:, : HISTORY - 1]
+    )
+    return predicted
 
 
 def train_and_bundle(out: Path, rows: Rows, *, command: str, seed: int, recipe: Recipe) -> Bundle:
@@ -193,7 +193,7 @@ def train_and_bundle(out: Path, rows: Rows, *, command: str, seed: int, recipe: 
 
 @torch.no_grad()
 def joint_errors(
-    predictor: nn.Module, latents: Tensor, joints: JointHead, rows: Rows
+    predictor: nn.Module, latents: Tensor, joints: JointEstimate, rows: Rows
 ) -> dict[str, list[float]]:
     """Return the mean error of each joint in rad on held-out recordings, read from an image and predicted."""
     starts = torch.from_numpy(rows.starts(_WINDOW, held_out=True))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_recipes.two_token.networks import CHANNELS, convolution, stem
+from jepa_recipes.two_token.networks import CHANNELS, LATENT_DIM, JointEstimate, convolution, stem
 from jepa_recipes.two_token.vit_trunk import supports_bf16
 
-LATENT_DIM, HISTORY, JOINTS = 16, 3, 2
+HISTORY, JOINTS = 3, 2
 _WIDTH = 384
 
 
@@ -44,18 +44,6 @@ class ArmEncoder(nn.Module):
         return latents[:, None]
 
 
-class JointHead(nn.Module):
-    """Cosines and sines [..., 2 * JOINTS] of the joint angles, read linearly from latents [..., dim]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.out = nn.Linear(LATENT_DIM, 2 * JOINTS)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        estimate: Tensor = self.out(latents)
-        return estimate
-
-
 class ArmPredictor(nn.Module):
     """Predictor of the next latent [K, 1, dim] from latents [K, HISTORY, 1, dim] and torques [K, HISTORY, 2].
 
@@ -85,7 +73,7 @@ class ArmEnergy(nn.Module):
     For small distances, it is the squared distance of the angles.
     """
 
-    def __init__(self, joints: JointHead) -> None:
+    def __init__(self, joints: JointEstimate) -> None:
         super().__init__()
         self.joints = joints
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jepa_export.data.two_rooms_recordings import Recordings
 from jepa_recipes.stable_worldmodel.recordings import Rows, Source, read
@@ -24,14 +25,14 @@ NOISE, REPEAT = 2.0, 0.05
 _EXPERT = "stable_worldmodel.envs.two_room.expert_policy"
 
 
-def expert(swm: ModuleType, seed: int, **settings: Any) -> Any:
+def expert(seed: int, **settings: Any) -> Any:
     """Return the package's expert, which knows positions and the door."""
-    del swm
     return importlib.import_module(_EXPERT).ExpertPolicy(seed=seed, **settings)
 
 
 def _noisy_expert(swm: ModuleType, seed: int) -> Any:
-    return expert(swm, seed, action_noise=NOISE, action_repeat_prob=REPEAT)
+    del swm
+    return expert(seed, action_noise=NOISE, action_repeat_prob=REPEAT)
 
 
 SOURCE = Source("two_room", "swm/TwoRoom-v1", _noisy_expert, ("state",))
@@ -78,8 +79,7 @@ class TwoRoomTrainingWorld:
             JepaExportError: No recording is long enough.
         """
         del steady_light, pressing
-        rows = _rows(self.folder)
-        starts = rows.starts((frames - 1) * BLOCK, held_out=self.from_held_out)
+        rows, starts = _windows(self.folder, self.from_held_out, (frames - 1) * BLOCK)
         chosen = np.random.default_rng(seed).choice(starts, (layouts, trajectories))
         window = chosen[..., None] + np.arange(frames) * BLOCK * (not standing)
         held = rows.actions[window[..., :-1, None] + np.arange(BLOCK)].mean(axis=-2) * (not standing)
@@ -93,6 +93,8 @@ class TwoRoomTrainingWorld:
         return
 
 
-@lru_cache(maxsize=2)
-def _rows(folder: Path) -> Rows:
-    return read(folder)
+@lru_cache(maxsize=8)
+def _windows(folder: Path, held_out: bool, steps: int) -> tuple[Rows, NDArray[np.int64]]:
+    """Return all rows, and the first rows of windows."""
+    rows = read(folder)
+    return rows, rows.starts(steps, held_out=held_out)

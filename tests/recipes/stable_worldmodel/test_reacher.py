@@ -14,13 +14,12 @@ from jepa_recipes.stable_worldmodel.reacher import SOURCE, Recipe, train_and_bun
 from jepa_recipes.stable_worldmodel.reacher_networks import (
     HISTORY,
     JOINTS,
-    LATENT_DIM,
     ArmEnergy,
     ArmPredictor,
-    JointHead,
     angles,
 )
 from jepa_recipes.stable_worldmodel.recordings import Rows, extract
+from jepa_recipes.two_token.networks import LATENT_DIM, JointEstimate
 from jepa_runtime import Bundle, WorldModel
 from tests.errors import code
 from tests.recipes.stable_worldmodel.datasets import arm_dataset
@@ -114,7 +113,7 @@ def test_untrained_predictor_predicts_a_standing_arm() -> None:
 
 
 def test_energy_is_the_squared_distance_of_the_joints() -> None:
-    joints = JointHead()
+    joints = JointEstimate(JOINTS)
     with torch.no_grad():
         joints.out.weight.copy_(torch.eye(2 * JOINTS, LATENT_DIM))
         joints.out.bias.zero_()
